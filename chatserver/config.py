@@ -1,0 +1,262 @@
+"""Settings: every knob, its unit in its name, its default and the reason for it.
+
+Sources, in order of increasing force: the TOML file, the environment (`CHATSERVER_…`), flags (spec §13).
+docs/configuration.md names every field; a test holds that.
+"""
+
+
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Part):
+    """One `[[models]]` entry: an OpenAI-compatible endpoint and its limits."""
+
+    id: str = Field(description="what sessions name")
+    base_url: str = Field(description="the endpoint, up to and including /v1")
+    model: str = Field(description="the endpoint's own name for the model")
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    context_tokens: Count = Field(8192, description="prompt and answer together")
+    max_output_tokens: Count = Field(2048, description="answer")
+    max_concurrent_turns: Count = Field(64, description="turns at this model at once; others wait")
+    fallback: str | None = Field(
+        None, description="another model's id, used when this one fails before its first token"
+    )
+    connect_timeout_seconds: Seconds = Field(10, description="to connect to the endpoint")
+    first_token_timeout_seconds: Seconds = Field(120, description="from the request to the first byte of an answer")
+    token_timeout_seconds: Seconds = Field(60, description="silence allowed between two pieces of an answer")
+    retries: int = Field(2, ge=0, le=10, description="tries again before the first token")
+    tools: bool = Field(True, description="offer tools to this model")
+    system_prompt: str | None = Field(None, description="put before every conversation")
+    temperature: float | None = Field(None, ge=0, le=2, description="sampling temperature, the endpoint's own if unset")
+
+    @field_validator("id")
+    @classmethod
+    def _plain_id(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError("a model id is 1 to 64 of A-Z a-z 0-9 . _ -")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("base_url begins with http:// or https://")
+        return value.rstrip("/")
+
+
+class McpServerConfig(_Part):
+    """One `[[mcp_servers]]` entry: a command to start (stdio) or a URL (streamable HTTP)."""
+
+    name: str = Field(description="what commands and tool names use")
+    command: tuple[str, ...] | None = Field(None, description="argv of a stdio server")
+    url: str | None = Field(None, description="address of a streamable HTTP server")
+    env: dict[str, str] = Field({}, description="extra environment of the command")
+    env_from: tuple[str, ...] = Field((), description="names of environment variables handed on to the command")
+    headers_env: dict[str, str] = Field({}, description="HTTP header -> environment variable that holds its value")
+    scope: Literal["session", "shared"] = Field("session", description="a connection a session, or one for all")
+    approval: Literal["always", "never", "writes"] = Field("never", description="which calls a person must approve")
+    start_timeout_seconds: Seconds = Field(30, description="to start and initialise; npx-started servers are slow")
+    call_timeout_seconds: Seconds = Field(60, description="one call")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value) or "." in value:
+            raise ValueError("a server name is 1 to 64 of A-Z a-z 0-9 _ - (no dot: `/tool server.name` splits there)")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> McpServerConfig:
+        if (self.command is None) == (self.url is None):
+            raise ValueError(f"MCP server {self.name!r} needs either command or url")
+        if self.command is not None and not self.command:
+            raise ValueError(f"MCP server {self.name!r} has an empty command")
+        return self
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CHATSERVER_",
+        frozen=True,
+        extra="forbid",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=False,
+    )
+    toml_file: ClassVar[Path | None] = None
+
+    # Where
+    host: str = Field("127.0.0.1", description="address to listen on; loopback, since a first start is not hardened")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data_dir: Path = Field(Path("data"), description="folder of the database, the signing key and the lock")
+    database_url: str | None = Field(None, description="`sqlite:///file`, `:memory:`; unset: chatserver.db in data_dir")
+
+    # Agents
+    default_model: str | None = Field(None, description="model of sessions that name none; unset: the first one found")
+    models: tuple[ModelConfig, ...] = Field((), description="the catalogue")
+    discover_models: bool = Field(
+        True, description="find models from OPENAI_API_KEY and a local Ollama when none is configured"
+    )
+    mcp_servers: tuple[McpServerConfig, ...] = Field((), description="tool servers")
+    agent: str | None = Field(None, description="`package.module:name` of a Python agent; it becomes the default model")
+    docs: Path | None = Field(
+        None, description="folder of Markdown that the embedded agent answers from; unset: chatserver's own"
+    )
+    no_docs: bool = Field(False, description="switch the embedded agent and search_docs off")
+
+    # Sessions
+    auto_create: bool = Field(True, description="whether the live endpoints create a session that does not exist")
+    user_session_ttl_seconds: Seconds = Field(
+        30 * 86400, description="a user's session lives this long after its last activity"
+    )
+    visitor_session_ttl_seconds: Seconds = Field(7 * 86400, description="a visitor's")
+    unowned_session_ttl_seconds: Seconds = Field(86400, description="an unowned one's: nobody can be asked about it")
+    session_creations_per_minute: Count = Field(
+        20, description="per principal, or per address for callers without identity"
+    )
+    session_creations_global_per_minute: Count = Field(
+        6000, description="of all together: 100 a second is far above people and far below the store"
+    )
+    provisional_seconds: Seconds = Field(
+        60, description="a session that was only read is dropped this long after its last subscriber"
+    )
+    idle_eviction_seconds: Seconds = Field(
+        1800, description="a live session without activity leaves memory after this (seed: 30 min)"
+    )
+    eviction_interval_seconds: Seconds = Field(300, description="how often idle sessions are looked for (seed: 5 min)")
+    max_live_sessions: Count = Field(100_000, description="sessions in memory; the least recently used leave first")
+    memory_budget_bytes: Size = Field(
+        1 << 30, description="estimated bytes of live sessions before the least recently used leave"
+    )
+    max_message_chars: Count = Field(32_000, description="a user's message; over it 413")
+    queue_limit: Count = Field(8, description="messages waiting behind a running turn; over it 429")
+    delete_grace_seconds: Seconds = Field(5, description="how long deleting a session waits for its turn to end")
+
+    # Turns
+    turn_timeout_seconds: Seconds = Field(
+        1800, description="a turn as a whole; a forgotten agent must not run for ever"
+    )
+    max_answer_chars: Count = Field(1_000_000, description="text of one answer; over it the turn fails")
+    checkpoint_interval_seconds: Seconds = Field(
+        0.5, description="a crash loses at most this much of a running answer (spec D2)"
+    )
+    flush_interval_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.005, description="deltas closer together than this go out together; 0 sends each alone"
+    )
+    agent_cancel_grace_seconds: Seconds = Field(
+        2, description="how long a cancelled agent may take before it is abandoned"
+    )
+    max_running_turns: Count = Field(2000, description="turns running at once in this process; over it 503")
+
+    # Tools
+    tool_rounds: Count = Field(8, description="times a model may call tools and read results in one turn")
+    tool_calls_per_turn: Count = Field(32, description="calls of one turn together")
+    tool_output_chars: Count = Field(32_000, description="text of one tool result; the rest is cut and said so")
+    tool_message_bytes: Size = Field(
+        4 << 20, description="one message from an MCP server; over it the connection is closed"
+    )
+    approval_timeout_seconds: Seconds = Field(300, description="an unanswered approval expires after this")
+    mcp_args_bytes: Size = Field(256 << 10, description="arguments of an mcp-command")
+
+    # Streams
+    log_events: Count = Field(4096, description="events a session keeps for resuming clients")
+    log_bytes: Size = Field(1 << 20, description="bytes a session keeps for resuming clients")
+    log_idle_seconds: Seconds = Field(60, description="an idle session without subscribers drops its log after this")
+    subscriber_backlog_bytes: Size = Field(
+        256 << 10, description="unsent bytes after which a slow subscriber's backlog becomes a snapshot"
+    )
+    stall_timeout_seconds: Seconds = Field(15, description="a subscriber that takes nothing for this long is cut")
+    ping_interval_seconds: Seconds = Field(15, description="between pings")
+    state_interval_seconds: Seconds = Field(
+        0.1, description="least time between two messages of ?format=state (seed: 100 ms)"
+    )
+    retry_milliseconds: Count = Field(2000, description="retry: told to clients, jittered by half")
+    max_streams: Count = Field(20_000, description="open streams of this process; over it 503")
+    max_streams_per_principal: Count = Field(
+        100, description="per principal, or per address for callers without identity; over it 429"
+    )
+    max_streams_per_session: Count = Field(500, description="per session; over it 429")
+    max_sessions_per_stream: Count = Field(200, description="sessions multiplexed over one connection")
+
+    # HTTP
+    max_connections: Count = Field(25_000, description="open connections; further ones are closed at once")
+    header_timeout_seconds: Seconds = Field(10, description="for a request's head to arrive")
+    body_timeout_seconds: Seconds = Field(20, description="for a request's body to arrive")
+    keepalive_timeout_seconds: Seconds = Field(75, description="an idle keep-alive connection is closed after this")
+    max_body_bytes: Size = Field(1 << 20, description="a request's body; over it 413")
+    max_header_bytes: Size = Field(16 << 10, description="one header line, and the request line")
+    cors_origins: tuple[str, ...] = Field((), description="origins that may call from a browser; none by default")
+    trusted_proxies: tuple[str, ...] = Field((), description="addresses whose X-Forwarded-For is believed")
+    drain_seconds: Seconds = Field(20, description="running turns may finish this long after SIGTERM (spec D3)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+
+    # Store
+    store_busy_seconds: Seconds = Field(5, description="how long a locked database is waited for before 503")
+    store_queue_limit: Count = Field(10_000, description="writes waiting for the writer; over it 503")
+    reader_threads: Count = Field(2, description="threads that read the store")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        ids = [m.id for m in self.models]
+        if len(ids) != len(set(ids)):
+            raise ValueError("two models have the same id")
+        names = [s.name for s in self.mcp_servers]
+        if len(names) != len(set(names)):
+            raise ValueError("two MCP servers have the same name")
+        if "*" in self.cors_origins:
+            raise ValueError("cors_origins: '*' cannot be combined with cookies; list the origins")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, cls.toml_file) if cls.toml_file else None
+        return (init_settings, env_settings, *((toml,) if toml else ()))
+
+
+def load(config_file: Path | None = None, **flags: Any) -> Settings:
+    """Settings from the file, the environment and flags.
+
+    Args:
+        config_file: the TOML file; None takes `chatserver.toml` of the working directory where there is one.
+        flags: values given on the command line; None means not given.
+    Raises:
+        pydantic.ValidationError: with every wrong field named. FileNotFoundError: a named file is not there.
+    """
+    if config_file is not None and not config_file.is_file():
+        raise FileNotFoundError(str(config_file))
+    default = Path("chatserver.toml")
+    chosen = config_file or (default if default.is_file() else None)
+    bound = type("Settings", (Settings,), {"toml_file": chosen, "__doc__": Settings.__doc__})
+    settings: Settings = bound(**{k: v for k, v in flags.items() if v is not None})
+    return settings

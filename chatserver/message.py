@@ -1,0 +1,106 @@
+"""Messages and what hangs on them, as immutable records.
+
+They are what stands in a session's state, in events and in the store. JSON of them is what orjson makes of the
+dataclass, so field names and their order are the wire format (docs/stream.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Role = Literal["user", "assistant", "system", "tool"]
+Status = Literal["completed", "streaming", "interrupted", "failed"]
+Outcome = Literal["completed", "interrupted", "failed"]
+Decision = Literal["approved", "denied", "expired"]
+
+# Shared by the many messages that have none: a dict each would be the largest part of a short message.
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+
+
+def no_metadata() -> Mapping[str, Any]:
+    """The shared empty one, as a dataclass default."""
+    return NO_METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool call gave: text already capped in size, and whether it is an error."""
+
+    content: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool inside an answer.
+
+    `offset` is the number of code points of the answer's content before the call, so that a reader can put it where
+    it happened.
+    """
+
+    id: str
+    server: str
+    name: str
+    arguments: dict[str, Any]
+    offset: int = 0
+    result: ToolResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a turn; `estimated` where the upstream told none."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `created_at` is RFC 3339; `parent_id` is the message it follows on its branch."""
+
+    id: str
+    parent_id: str | None
+    role: Role
+    content: str
+    status: Status
+    model: str | None
+    created_at: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
+    metadata: Mapping[str, Any] = field(default_factory=no_metadata)
+
+    def wire(self) -> dict[str, Any]:
+        """As JSON-ready fields; the nested records are left to orjson."""
+        return {
+            "id": self.id,
+            "parent_id": self.parent_id,
+            "role": self.role,
+            "content": self.content,
+            "status": self.status,
+            "model": self.model,
+            "created_at": self.created_at,
+            "reasoning": self.reasoning,
+            "tool_calls": self.tool_calls,
+            "usage": self.usage,
+            "metadata": dict(self.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A tool call that waits for a person; `expires_at` is RFC 3339."""
+
+    id: str
+    message_id: str
+    call_id: str
+    server: str
+    name: str
+    arguments: dict[str, Any]
+    expires_at: str

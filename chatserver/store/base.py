@@ -1,0 +1,212 @@
+"""The Store protocol: what is durable, and when.
+
+Promises, for every implementation (the conformance suite in tests/conformance/ is their executable form):
+
+- A method that writes returns after its commit is durable (spec D1), or raises and nothing of it happened.
+- Each method is one transaction; writes of one process take effect in the order they were called.
+- `SessionKey` (tenant and id) is part of every key. Nothing reaches from one tenant into another.
+- `message_count` and `last_message_at` of a session are changed in the transaction that changes its messages.
+- A new fence is larger than every earlier one of that session, those before a restart included.
+
+Errors: StoreUnavailable (locked, busy beyond the limit, closed), StoreFull (disk full), StoreCorrupt. NotFound where
+the session has gone. Reads go on where they can when writes fail (spec D4).
+
+Cancelling a write is safe but decides nothing: it may still be committed.
+
+Times are seconds since the epoch; message times are the RFC 3339 strings of the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from chatserver.message import Message, Outcome, Usage, no_metadata
+
+
+class SessionKey(NamedTuple):
+    """A session's identity: ids live inside a tenant (spec S3)."""
+
+    tenant: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session's durable record. `owner` is `kind:id` or None (unowned); `leaf_id` ends the active branch."""
+
+    key: SessionKey
+    project_id: str
+    owner: str | None
+    title: str
+    model: str | None
+    created_at: float
+    updated_at: float
+    expires_at: float
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=no_metadata)
+    is_active: bool = True
+    message_count: int = 0
+    last_message_at: float | None = None
+    leaf_id: str | None = None
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """A queued turn as stored: the user message is kept with it until the turn starts."""
+
+    turn_id: str
+    message: Message
+    client_message_id: str | None
+    options: Mapping[str, Any] = field(default_factory=no_metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """What brings a session back: its record, the newest messages of the active branch (oldest first), its queue."""
+
+    record: SessionRecord
+    messages: tuple[Message, ...]
+    has_more: bool
+    queue: tuple[StoredTurn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTurn:
+    """Start a turn: user message and empty answer go in together, with a new fence.
+
+    `create` is the record to insert where the session is not stored yet. `queued` says that the turn is already
+    stored as queued (its user message moves out of the queue). `owner_kept`: nothing else of the record changes but
+    `expires_at`, `updated_at`, counts and leaf.
+    """
+
+    key: SessionKey
+    turn_id: str
+    user_message: Message
+    answer: Message
+    client_message_id: str | None
+    expires_at: float
+    now: float
+    create: SessionRecord | None = None
+    queued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The turn is committed as running; `fence` numbers its events, `record` is the session after the commit."""
+
+    fence: int
+    record: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The `client_message_id` was used before in this session: by this turn. Nothing was written."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a running answer gained since its last checkpoint: encoded events, applied in order of `seq`.
+
+    `body` is a JSON array of `[kind, value]`: `["text", str]`, `["reasoning", str]`, `["call", ToolCall]`,
+    `["result", {"id": str, "result": ToolResult}]`.
+    """
+
+    key: SessionKey
+    turn_id: str
+    seq: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinishTurn:
+    """The terminal state of a turn: the settled answer and its outcome; drops the turn's chunks."""
+
+    key: SessionKey
+    turn_id: str
+    answer: Message
+    outcome: Outcome
+    usage: Usage | None
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a start found: turns that a crash left running (now interrupted), and sessions with a queue."""
+
+    interrupted: int
+    queued: tuple[SessionKey, ...]
+
+
+class Store(Protocol):
+    """See the module's promises."""
+
+    async def ready(self) -> None:
+        """Raise if a read or a write would fail now (readiness, spec L1)."""
+
+    async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
+        """The session with its newest `limit` messages of the active branch, or None."""
+
+    async def record(self, key: SessionKey) -> SessionRecord | None:
+        """The record alone, or None."""
+
+    async def create_session(self, record: SessionRecord) -> SessionRecord:
+        """Insert it with fence 1; where the key exists already, return what stands there unchanged."""
+
+    async def start_turn(self, start: StartTurn) -> Started | Duplicate: ...
+
+    async def enqueue_turn(
+        self, key: SessionKey, turn: StoredTurn, *, first: bool, expires_at: float, now: float
+    ) -> Duplicate | None:
+        """Store a queued turn, behind the others or (`first`) before them."""
+
+    async def withdraw_turn(self, key: SessionKey, turn_id: str) -> bool:
+        """Remove a queued turn; its `client_message_id` stays used. False where it is not queued (any more)."""
+
+    async def checkpoint(self, chunks: Sequence[Chunk]) -> None:
+        """Store the chunks of all running turns in one transaction. A repeated (turn, seq) is ignored."""
+
+    async def finish_turn(self, finish: FinishTurn) -> None:
+        """Commit a turn's terminal state; repeating it changes nothing."""
+
+    async def add_message(
+        self,
+        key: SessionKey,
+        message: Message,
+        *,
+        create: SessionRecord | None,
+        new_fence: bool,
+        expires_at: float,
+        now: float,
+    ) -> SessionRecord:
+        """Append a message to the active branch outside a turn; returns the record after it.
+
+        Args:
+            create: the record to insert where the session is not stored yet.
+            new_fence: take a fence (idle session); False while a turn of this session runs here, whose fence holds.
+        """
+
+    async def update_session(
+        self, key: SessionKey, changes: Mapping[str, Any], *, new_fence: bool, now: float
+    ) -> SessionRecord:
+        """Set columns of the record (`title`, `model`, `expires_at`, `project_id`, `description`, `metadata`,
+        `is_active`, `owner`); an empty `changes` just takes a fence. Returns the record after it."""
+
+    async def delete_session(self, key: SessionKey) -> bool:
+        """Remove record, messages, turns and chunks; False where there was none."""
+
+    async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
+        """Up to `limit` messages of the branch that ends at `leaf_id` (the active one where None), oldest first.
+
+        A running answer is as its row stands: what streams now is in the live session.
+        """
+
+    async def recover(self, now: float) -> Recovered:
+        """Once, at start: every turn left running becomes `interrupted`, its answer what its chunks give."""
+
+    async def close(self) -> None:
+        """Finish accepted writes, then close; idempotent."""
