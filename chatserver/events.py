@@ -195,7 +195,7 @@ Event = (
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     cls: tuple(f.name for f in fields(cls))
-    for cls in Event.__args__  # type: ignore[attr-defined]  # a union's members
+    for cls in Event.__args__  # a union's members
 }
 # Left out of the JSON where there is nothing to tell.
 _OPTIONAL = frozenset({"usage", "error", "total", "turn_id"})
