@@ -52,7 +52,7 @@ types: .venv/dev.stamp ## Check types
 
 .PHONY: imports
 imports: .venv/dev.stamp ## Check that imports go down the layers only
-	@$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	@$(PY) -c "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_logo=True))"
 
 .PHONY: format
 format: .venv/dev.stamp ## Format the Python code and sort its imports
