@@ -106,6 +106,9 @@ clean: ## Remove what was built and installed here; data/ stays
 
 # --- what the targets above stand on ----------------------------------------------------------------------------------
 
+# An environment whose Python went away is made anew, and everything in it installed anew.
+$(shell test -x .venv/bin/python || rm -f .venv/*.stamp)
+
 .venv/bin/python:
 	@tools/venv.sh
 
