@@ -71,6 +71,7 @@ class ServerProcess:
         self._env = dict(env or {})
         self._cpus = cpus
         self._process: asyncio.subprocess.Process | None = None
+        self._drain: asyncio.Task[None] | None = None
         self._log_path = data_dir.with_name(data_dir.name + ".log")
 
     async def __aenter__(self) -> Self:
@@ -134,11 +135,23 @@ class ServerProcess:
         return self.base_url
 
     async def _ready_line(self) -> str:
-        assert self._process is not None and self._process.stdout is not None
-        while line := await self._process.stdout.readline():
+        output = self._output()
+        while line := await output.readline():
             if found := _ADDRESS.search(line):
+                # A pipe that nobody reads would stop a server that prints more than the pipe holds.
+                self._drain = asyncio.create_task(self._keep(output), name="server/stdout")
                 return found[0].decode().rstrip("/")
         raise EOFError("it ended before its ready line")
+
+    def _output(self) -> asyncio.StreamReader:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    async def _keep(self, output: asyncio.StreamReader) -> None:
+        with self._log_path.open("ab", buffering=0) as log:
+            while data := await output.read(64 << 10):
+                log.write(data)
 
     async def kill9(self) -> None:
         """End it as a power cut would, as far as a process can tell; idempotent."""
@@ -169,12 +182,11 @@ class ServerProcess:
         assert self._process is not None
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await self._drained()
                 status = await self._process.wait()
         except TimeoutError:
             await self.kill9()
             raise AssertionError(f"the server did not end in {STOP_SECONDS} s:\n{self.log()[-4000:]}") from None
-        self._process = None
+        await self._gone()
         return status
 
     async def restart(self) -> str:
@@ -184,19 +196,16 @@ class ServerProcess:
 
     async def _gone(self) -> None:
         process, self._process = self._process, None
+        drain, self._drain = self._drain, None
         if process is not None:
             await process.wait()
-            if process.stdout is not None:
-                await process.stdout.read()
-
-    async def _drained(self) -> None:
-        # A pipe that nobody reads would stop a server that prints more than the pipe holds.
-        assert self._process is not None
-        if self._process.stdout is not None:
-            await self._process.stdout.read()
+        if drain is not None:
+            # The pipe stays open as long as some child of the server holds it; what it says then is nobody's.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(drain, 2)
 
     def log(self) -> str:
-        """Everything it wrote to its standard error, all its lives together."""
+        """Everything it wrote, except its ready lines, all its lives together."""
         try:
             return self._log_path.read_text(errors="replace")
         except FileNotFoundError:
