@@ -1,0 +1,338 @@
+// One session of a chatserver, for this page and for any other: connect, read its state, send, stop.
+//
+// Owns the session's state (events folded by reducer.ts), its stream (stream.ts) and what is on its way (outbox.ts).
+// It decides nothing about sessions, which the server does, and draws nothing. Failures never throw: they go to
+// `onError`, and a message that could not be sent stays in the view with its text. docs/page.md shows its use.
+
+import { Api, ApiError, asApiError, type CommandAnswer, type SendOptions } from "./api.ts";
+import { FrameScheduler } from "./frame.ts";
+import { Outbox, type PendingMessage } from "./outbox.ts";
+import type { ChatState, Message, ModelInfo, NumberedEvent } from "./protocol.ts";
+import { apply } from "./reducer.ts";
+import { newId } from "./session.ts";
+import { OFFLINE, SessionStream, type Connection, type Phase } from "./stream.ts";
+import { texts } from "./texts.ts";
+
+export { ApiError } from "./api.ts";
+export type { CommandAnswer, SendOptions } from "./api.ts";
+export type { PendingMessage } from "./outbox.ts";
+export type * from "./protocol.ts";
+export type { Connection } from "./stream.ts";
+
+export interface ChatManagerConfig {
+  /** Origin and path prefix of the server; "" is the page's own origin. */
+  backendUrl: string;
+  /** In code points; the server has a limit of its own (413). */
+  maxMessageLength: number;
+  /** Attempts in a row before the stream gives up; Infinity never does. */
+  reconnectAttempts: number;
+  /** Milliseconds before the first attempt; doubles from there, up to 30 s. */
+  reconnectDelay: number;
+  /** A new session where it is not given. */
+  sessionId?: string;
+  /** Send cookies to another origin too. */
+  withCredentials?: boolean;
+}
+
+export const ConnectionStatus = {
+  CONNECTING: "connecting",
+  CONNECTED: "connected",
+  RECONNECTING: "reconnecting",
+  OFFLINE: "offline",
+} as const satisfies Record<string, Phase>;
+export type ConnectionStatus = Phase;
+
+export interface ChatManagerEventHandlers {
+  /** The session's messages changed; at most once a frame. */
+  onMessage(messages: readonly Message[]): void;
+  /** Anything of the session's state changed; at most once a frame. */
+  onStateChange(state: ChatState): void;
+  onConnectionChange(status: ConnectionStatus, connection: Connection): void;
+  onError(error: ApiError): void;
+}
+
+export interface ToolProgress {
+  readonly progress: number;
+  readonly total: number | null;
+  readonly text: string | null;
+}
+
+/** Everything there is to show. A new object at every change; parts that did not change keep their identity. */
+export interface ChatView {
+  readonly sessionId: string;
+  /** Null until the first snapshot. */
+  readonly state: ChatState | null;
+  readonly pending: readonly PendingMessage[];
+  /** Of running tool calls, by call id. */
+  readonly progress: ReadonlyMap<string, ToolProgress>;
+  readonly connection: Connection;
+  readonly deleted: boolean;
+}
+
+const DEFAULTS: ChatManagerConfig = {
+  backendUrl: "",
+  maxMessageLength: 32_000, // the server's own default
+  reconnectAttempts: Infinity,
+  reconnectDelay: 1_000,
+};
+
+/** A send is repeated after these waits where no answer came: enough for a server that is being restarted. */
+const RESEND_DELAYS_MS = [500, 1_500];
+
+const NO_PROGRESS: ReadonlyMap<string, ToolProgress> = new Map();
+
+export class ChatManager {
+  readonly #config: ChatManagerConfig;
+  readonly #handlers: Partial<ChatManagerEventHandlers>;
+  readonly #api: Api;
+  readonly #outbox = new Outbox();
+  readonly #listeners = new Set<(view: ChatView) => void>();
+  readonly #frame = new FrameScheduler(() => this.#tell());
+  #sessionId: string;
+  #stream: SessionStream;
+  #state: ChatState | null = null;
+  #told: ChatState | null = null;
+  #progress = NO_PROGRESS;
+  #connection: Connection = OFFLINE;
+  #deleted = false;
+  #wanted = false;
+
+  constructor(config: Partial<ChatManagerConfig> = {}, handlers: Partial<ChatManagerEventHandlers> = {}) {
+    this.#config = { ...DEFAULTS, ...config };
+    this.#handlers = handlers;
+    this.#api = new Api(this.#config.backendUrl, this.#config.withCredentials);
+    this.#sessionId = this.#config.sessionId ?? newId();
+    this.#stream = this.#newStream();
+  }
+
+  getSessionId(): string {
+    return this.#sessionId;
+  }
+
+  /** Moves to another session: forgets this one's state and, where it was connected, connects to that one. */
+  setSessionId(sessionId: string): void {
+    if (sessionId === this.#sessionId) return;
+    this.#stream.stop();
+    this.#sessionId = sessionId;
+    this.#state = null;
+    this.#progress = NO_PROGRESS;
+    this.#deleted = false;
+    this.#outbox.clear();
+    this.#stream = this.#newStream();
+    if (this.#wanted) this.#stream.start();
+    this.#changed();
+  }
+
+  /** Opens the stream and keeps it open, over every break, until `disconnect`. Idempotent. */
+  connect(): void {
+    this.#wanted = true;
+    this.#stream.start();
+  }
+
+  /** Closes the stream; the state stays, and `connect` resumes after its last event. */
+  disconnect(): void {
+    this.#wanted = false;
+    this.#stream.stop();
+  }
+
+  /** Tries to connect now instead of at the next planned attempt. */
+  retryNow(): void {
+    this.#stream.retryNow();
+  }
+
+  /** What there is to show now. */
+  view(): ChatView {
+    return {
+      sessionId: this.#sessionId,
+      state: this.#state,
+      pending: this.#outbox.entries,
+      progress: this.#progress,
+      connection: this.#connection,
+      deleted: this.#deleted,
+    };
+  }
+
+  /** Calls `listener` with the view after every change, at most once a frame. Returns what ends that. */
+  subscribe(listener: (view: ChatView) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Sends a message. Resolves to its turn's id, or to null where it could not be sent (it then stays in the view). */
+  async sendMessage(message: string, options: SendOptions = {}): Promise<string | null> {
+    if (message.trim() === "") {
+      return this.#invalid({ code: "blank", title: texts.blank, detail: texts.blankDetail });
+    }
+    const over = length(message) - this.#config.maxMessageLength;
+    if (over > 0) return this.#invalid({ code: "too_large", title: texts.tooLongTitle, detail: texts.tooLong(over) });
+    return this.#deliver(newId(), message, options);
+  }
+
+  /** Sends a failed message again, under its old id: where the first attempt did arrive, nothing is doubled. */
+  async resend(clientMessageId: string, options: SendOptions = {}): Promise<string | null> {
+    const entry = this.#outbox.find(clientMessageId);
+    if (entry?.status !== "failed") return null;
+    return this.#deliver(clientMessageId, entry.text, options);
+  }
+
+  /** Drops a failed message from the view. */
+  discard(clientMessageId: string): void {
+    if (this.#outbox.find(clientMessageId)?.status !== "failed") return;
+    this.#outbox.remove(clientMessageId);
+    this.#changed();
+  }
+
+  /** Stops the running turn, and only that one: pressed late, it does not hit the next. */
+  async interrupt(): Promise<void> {
+    await this.#attempt(() => this.#api.interrupt(this.#sessionId, this.#state?.active_turn_id ?? undefined));
+  }
+
+  /** Takes a message out of the queue. */
+  async withdraw(turnId: string): Promise<void> {
+    await this.#attempt(() => this.#api.withdraw(this.#sessionId, turnId));
+  }
+
+  /** Adds a system message: people see it, the agent reads it at its next turn. */
+  async sendSystemMessage(message: string): Promise<void> {
+    await this.#attempt(() => this.#api.system(this.#sessionId, message));
+  }
+
+  /** Tells the agent which network the wallet is to be on. */
+  async sendNetworkSwitchRequest(network: string): Promise<CommandAnswer | null> {
+    return this.command("set_network", { network });
+  }
+
+  /** Tells the agent how a transaction went. */
+  async sendTransactionResult(success: boolean, transactionHash?: string, error?: string): Promise<void> {
+    await this.sendSystemMessage(
+      success
+        ? texts.transactionSent(transactionHash ?? "unknown")
+        : texts.transactionFailed(error ?? texts.transactionRejected),
+    );
+  }
+
+  /** Runs an MCP command in the session (docs/mcp.md lists them). Null where it could not be run. */
+  async command(command: string, args: Record<string, unknown> = {}): Promise<CommandAnswer | null> {
+    return this.#attempt(() => this.#api.command(this.#sessionId, command, args));
+  }
+
+  async resolveApproval(approvalId: string, decision: "approve" | "deny"): Promise<void> {
+    await this.command(decision, { approval_id: approvalId });
+  }
+
+  /** The models a message can name; empty where the server offers no choice or is away. */
+  async models(): Promise<readonly ModelInfo[]> {
+    return (await this.#attempt(() => this.#api.models())) ?? [];
+  }
+
+  async #deliver(clientMessageId: string, text: string, options: SendOptions): Promise<string | null> {
+    const sessionId = this.#sessionId;
+    this.#outbox.sending(clientMessageId, text);
+    this.#changed();
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const { turn_id } = await this.#api.chat(sessionId, text, clientMessageId, options);
+        this.#outbox.accepted(clientMessageId, turn_id);
+        this.#changed();
+        return turn_id;
+      } catch (caught) {
+        const error = asApiError(caught);
+        const delay = RESEND_DELAYS_MS[attempt];
+        // Gone from the outbox: it arrived though its answer did not, or the page moved to another session.
+        if (!this.#outbox.find(clientMessageId)) return null;
+        if (delay === undefined || error.code !== "network") {
+          this.#outbox.failed(clientMessageId, error);
+          this.#changed();
+          this.#handlers.onError?.(error);
+          return null;
+        }
+        await new Promise((resolve) => setTimeout(resolve, delay));
+      }
+    }
+  }
+
+  async #attempt<T>(request: () => Promise<T>): Promise<T | null> {
+    try {
+      return await request();
+    } catch (error) {
+      this.#handlers.onError?.(asApiError(error));
+      return null;
+    }
+  }
+
+  #invalid(fields: { code: string; title: string; detail: string }): null {
+    this.#handlers.onError?.(new ApiError({ status: 0, ...fields }));
+    return null;
+  }
+
+  #newStream(): SessionStream {
+    const sessionId = this.#sessionId;
+    return new SessionStream({
+      url: (lastEventId) => this.#api.streamUrl(sessionId, lastEventId),
+      refusal: () => this.#api.refusal(sessionId),
+      onEvent: (id, event) => this.#receive(id, event),
+      onConnection: (connection) => this.#connected(connection),
+      reconnectDelayMs: this.#config.reconnectDelay,
+      reconnectAttempts: this.#config.reconnectAttempts,
+      withCredentials: this.#config.withCredentials ?? false,
+    });
+  }
+
+  #receive(id: string, event: NumberedEvent): void {
+    if (this.#state === null && event.type !== "snapshot") return; // nothing to apply it to
+    this.#state = event.type === "snapshot" ? event.state : apply(this.#state!, id, event);
+    this.#outbox.observe(event, this.#state);
+    this.#deleted ||= event.type === "session.deleted";
+    this.#progress = progressAfter(this.#progress, event);
+    this.#changed();
+  }
+
+  #connected(connection: Connection): void {
+    this.#connection = connection;
+    this.#changed();
+    this.#handlers.onConnectionChange?.(connection.phase, connection);
+  }
+
+  #changed(): void {
+    this.#frame.request();
+  }
+
+  #tell(): void {
+    const [before, state] = [this.#told, this.#state];
+    this.#told = state;
+    if (state !== null && state !== before) {
+      if (state.messages !== before?.messages) this.#handlers.onMessage?.(state.messages);
+      this.#handlers.onStateChange?.(state);
+    }
+    if (this.#listeners.size === 0) return;
+    const view = this.view();
+    for (const listener of this.#listeners) listener(view);
+  }
+}
+
+function progressAfter(now: ReadonlyMap<string, ToolProgress>, event: NumberedEvent): ReadonlyMap<string, ToolProgress> {
+  switch (event.type) {
+    case "tool.progress": {
+      const { progress, total, text } = event;
+      return new Map(now).set(event.call_id, { progress, total: total ?? null, text: text ?? null });
+    }
+    case "tool.returned": {
+      if (!now.has(event.call_id)) return now;
+      const next = new Map(now);
+      next.delete(event.call_id);
+      return next;
+    }
+    case "snapshot":
+    case "turn.ended":
+      return now.size === 0 ? now : NO_PROGRESS;
+    default:
+      return now;
+  }
+}
+
+/** In code points, as the server counts. */
+function length(text: string): number {
+  let n = 0;
+  for (const _ of text) n++;
+  return n;
+}

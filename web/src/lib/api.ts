@@ -1,0 +1,245 @@
+// The only place that calls fetch: one method per endpoint of the live API, errors as one typed class.
+//
+// Knows no state and retries nothing: who may repeat what is decided by the caller (outbox.ts repeats a send, which
+// its client_message_id makes harmless).
+
+import type { ChatState, ModelInfo } from "./protocol.ts";
+
+/** A write is committed before it is answered, which takes milliseconds; this much silence means nobody is there. */
+const TIMEOUT_MS = 30_000;
+/** An MCP command runs a tool, whose own limit is set by the operator (60 s by default). */
+const COMMAND_TIMEOUT_MS = 150_000;
+
+export interface FieldProblem {
+  readonly loc: readonly (string | number)[];
+  readonly msg: string;
+}
+
+/**
+ * Why a request failed. `status` is the HTTP status, or 0 where no answer came; `code` is the server's stable name of
+ * the problem (docs/http-api.md), or `network` / `timeout` / `http` where the answer named none.
+ */
+export class ApiError extends Error {
+  override readonly name = "ApiError";
+  readonly status: number;
+  readonly code: string;
+  readonly title: string;
+  readonly detail: string;
+  readonly requestId: string | null;
+  readonly retryAfterMs: number | null;
+  readonly errors: readonly FieldProblem[];
+
+  constructor(fields: {
+    status: number;
+    code: string;
+    title: string;
+    detail?: string;
+    requestId?: string | null;
+    retryAfterMs?: number | null;
+    errors?: readonly FieldProblem[];
+  }) {
+    super(fields.detail || fields.title);
+    this.status = fields.status;
+    this.code = fields.code;
+    this.title = fields.title;
+    this.detail = fields.detail ?? "";
+    this.requestId = fields.requestId ?? null;
+    this.retryAfterMs = fields.retryAfterMs ?? null;
+    this.errors = fields.errors ?? [];
+  }
+
+  /** Whether the same request may well succeed a little later. */
+  get temporary(): boolean {
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+  }
+}
+
+export interface ChatAccepted {
+  readonly session_id: string;
+  readonly turn_id: string;
+  readonly position: string;
+}
+
+export interface CommandAnswer {
+  readonly success: boolean;
+  readonly message: string;
+  readonly data: unknown;
+  readonly session_id: string;
+}
+
+export interface SendOptions {
+  /** Takes effect with this message, and stays the session's model. */
+  readonly model?: string | undefined;
+  readonly on_busy?: "queue" | "reject" | "interrupt" | undefined;
+}
+
+export class Api {
+  readonly #base: string;
+  readonly #withCredentials: boolean;
+
+  /**
+   * @param backendUrl origin and path prefix of the server, "" for the page's own origin
+   * @param withCredentials send cookies to another origin too (its CORS list must allow that)
+   */
+  constructor(backendUrl = "", withCredentials = false) {
+    this.#base = backendUrl.replace(/\/+$/, "");
+    this.#withCredentials = withCredentials;
+  }
+
+  /** Address of the session's event stream; with `lastEventId` only what came after it. */
+  streamUrl(sessionId: string, lastEventId: string | null): string {
+    const query = new URLSearchParams({ session_id: sessionId });
+    if (lastEventId !== null) query.set("last_event_id", lastEventId);
+    return `${this.#base}/api/chat/stream?${query}`;
+  }
+
+  /** Starts or queues a turn. Repeating it with the same `clientMessageId` gives the same turn. */
+  chat(sessionId: string, message: string, clientMessageId: string, options: SendOptions = {}): Promise<ChatAccepted> {
+    return this.#json<ChatAccepted>("POST", "/api/chat", {
+      body: { message, session_id: sessionId, client_message_id: clientMessageId, ...options },
+      headers: { Prefer: "return=minimal" },
+    });
+  }
+
+  state(sessionId: string): Promise<ChatState> {
+    return this.#json<ChatState>("GET", `/api/state?${new URLSearchParams({ session_id: sessionId })}`);
+  }
+
+  /** Why a stream could not be opened: the error the state endpoint answers with, or null where it answers well. */
+  async refusal(sessionId: string): Promise<ApiError | null> {
+    const stop = new AbortController();
+    try {
+      const path = `/api/state?${new URLSearchParams({ session_id: sessionId })}`;
+      await this.#send("GET", path, { signal: AbortSignal.any([stop.signal, AbortSignal.timeout(TIMEOUT_MS)]) });
+      return null;
+    } catch (error) {
+      return asApiError(error);
+    } finally {
+      stop.abort(); // only the status was asked for, not up to 200 messages
+    }
+  }
+
+  async interrupt(sessionId: string, turnId?: string): Promise<void> {
+    await this.#json("POST", "/api/interrupt", {
+      body: turnId === undefined ? { session_id: sessionId } : { session_id: sessionId, turn_id: turnId },
+    });
+  }
+
+  async withdraw(sessionId: string, turnId: string): Promise<void> {
+    const query = new URLSearchParams({ session_id: sessionId });
+    await this.#json("DELETE", `/api/queue/${encodeURIComponent(turnId)}?${query}`);
+  }
+
+  async system(sessionId: string, message: string): Promise<void> {
+    await this.#json("POST", "/api/system", { body: { message, session_id: sessionId } });
+  }
+
+  command(sessionId: string, command: string, args: Record<string, unknown>): Promise<CommandAnswer> {
+    return this.#json<CommandAnswer>("POST", "/api/mcp-command", {
+      body: { command, args, session_id: sessionId },
+      timeoutMs: COMMAND_TIMEOUT_MS,
+    });
+  }
+
+  /** The models to choose from; empty where the server offers no choice. */
+  async models(): Promise<readonly ModelInfo[]> {
+    try {
+      return readModels(await this.#json<unknown>("GET", "/api/models"));
+    } catch (error) {
+      if (error instanceof ApiError && (error.status === 404 || error.status === 405)) return [];
+      throw error;
+    }
+  }
+
+  async #json<T>(
+    method: string,
+    path: string,
+    request: { body?: unknown; headers?: Record<string, string>; timeoutMs?: number } = {},
+  ): Promise<T> {
+    const signal = AbortSignal.timeout(request.timeoutMs ?? TIMEOUT_MS);
+    try {
+      const response = await this.#send(method, path, { ...request, signal });
+      return (response.status === 204 ? null : await response.json()) as T;
+    } catch (error) {
+      throw asApiError(error);
+    }
+  }
+
+  async #send(
+    method: string,
+    path: string,
+    request: { body?: unknown; headers?: Record<string, string>; signal: AbortSignal },
+  ): Promise<Response> {
+    const response = await fetch(this.#base + path, {
+      method,
+      headers: {
+        Accept: "application/json",
+        // On requests without a body too: the server's rule for cookies asks it of every mutation.
+        ...(method === "GET" ? {} : { "Content-Type": "application/json" }),
+        ...request.headers,
+      },
+      body: request.body === undefined ? null : JSON.stringify(request.body),
+      credentials: this.#withCredentials ? "include" : "same-origin",
+      cache: "no-store",
+      signal: request.signal,
+    });
+    if (!response.ok) throw await problem(response);
+    return response;
+  }
+}
+
+/** Any failure as an ApiError. */
+export function asApiError(error: unknown): ApiError {
+  if (error instanceof ApiError) return error;
+  if (error instanceof DOMException && error.name === "TimeoutError") {
+    return new ApiError({ status: 0, code: "timeout", title: "No answer", detail: "The server did not answer in time." });
+  }
+  return new ApiError({
+    status: 0,
+    code: "network",
+    title: "No connection",
+    detail: "The server could not be reached.",
+  });
+}
+
+async function problem(response: Response): Promise<ApiError> {
+  let body: Record<string, unknown> = {};
+  try {
+    const value: unknown = await response.json();
+    if (typeof value === "object" && value !== null) body = value as Record<string, unknown>;
+  } catch {
+    // a proxy's HTML page, or nothing: the status has to do
+  }
+  const text = (name: string): string | null => {
+    const value = body[name];
+    return typeof value === "string" && value !== "" ? value : null;
+  };
+  return new ApiError({
+    status: response.status,
+    code: text("code") ?? "http",
+    title: text("title") ?? `The server answered ${response.status}`,
+    detail: text("detail") ?? "",
+    requestId: text("request_id"),
+    retryAfterMs: retryAfter(response.headers.get("Retry-After")),
+    errors: Array.isArray(body["errors"]) ? (body["errors"] as FieldProblem[]) : [],
+  });
+}
+
+/** `Retry-After` is seconds or a date (RFC 9110 §10.2.3). */
+function retryAfter(value: string | null): number | null {
+  if (value === null) return null;
+  const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  return Number.isFinite(ms) ? Math.max(0, ms) : null;
+}
+
+function readModels(answer: unknown): readonly ModelInfo[] {
+  const list: unknown =
+    typeof answer === "object" && answer !== null && "models" in answer ? answer.models : answer;
+  if (!Array.isArray(list)) return [];
+  return list.flatMap((entry: unknown): ModelInfo[] => {
+    if (typeof entry === "string") return [{ id: entry, title: entry }];
+    if (typeof entry !== "object" || entry === null || !("id" in entry) || typeof entry.id !== "string") return [];
+    const title = "title" in entry && typeof entry.title === "string" && entry.title ? entry.title : entry.id;
+    return [{ id: entry.id, title }];
+  });
+}

@@ -1,0 +1,32 @@
+// The page: index.html and its hashed assets in dist/. The server sends `default-src 'self'` without `unsafe-inline`,
+// so nothing may be inlined: no asset as data: script or style, no module-preload polyfill in the HTML.
+import { svelte } from "@sveltejs/vite-plugin-svelte";
+import { defineConfig } from "vitest/config";
+
+// Where `npm run dev` finds the server. Host stays the page's own, so that Origin and Host agree and the server's
+// same-origin rule for cookies holds in development too.
+const server = process.env["CHATSERVER_URL"] ?? "http://127.0.0.1:8080";
+
+export default defineConfig({
+  plugins: [svelte()],
+  // Without it vitest resolves Svelte's server build, which mounts nothing.
+  resolve: process.env["VITEST"] ? { conditions: ["browser"] } : {},
+  build: {
+    outDir: "dist",
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    target: "es2022",
+    reportCompressedSize: true,
+  },
+  server: {
+    proxy: {
+      "/api": { target: server, changeOrigin: false },
+      "/health": { target: server, changeOrigin: false },
+    },
+  },
+  test: {
+    environment: "jsdom",
+    include: ["src/**/*.test.ts"],
+    restoreMocks: true,
+  },
+});
