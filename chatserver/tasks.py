@@ -48,6 +48,10 @@ class Supervisor:
         task.add_done_callback(self._done)
         return task
 
+    def start(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        """`spawn` for a task that nobody awaits: its owner is this supervisor alone."""
+        _ = self.spawn(coro, name)
+
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

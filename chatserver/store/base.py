@@ -164,6 +164,9 @@ class Store(Protocol):
     ) -> Duplicate | None:
         """Store a queued turn, behind the others or (`first`) before them."""
 
+    async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
+        """The turn that used this `client_message_id` in this session, whatever became of it, or None."""
+
     async def withdraw_turn(self, key: SessionKey, turn_id: str) -> bool:
         """Remove a queued turn; its `client_message_id` stays used. False where it is not queued (any more)."""
 

@@ -1,0 +1,188 @@
+"""Run: one running turn, from its first event to its terminal one.
+
+Invariants: its outcome is decided once (the first `finish` wins); after `close` nothing of it reaches the session any
+more, whatever its agent still yields. Text goes out at once when the last piece is older than the flush interval and
+together with its neighbours when not, so that a fast upstream costs one event per interval and a slow one waits for
+nothing.
+
+It does not commit and does not start (turns.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from chatserver import events as ev
+from chatserver.message import Message, Outcome, Usage
+from chatserver.principal import Principal
+from chatserver.session_manager import LiveSession
+from chatserver.store.base import Chunk
+from chatserver.turn_tools import TurnTools, clean_text
+
+
+class Run:
+    """See the module.
+
+    Args:
+        live: the session; the run holds a pin on it through TurnRunner.
+        answer: the assistant message as committed, still empty.
+        flush_soon: asks for `flush` after the flush interval.
+        commit: commits what `take_chunks` gives, for `checkpoint`.
+    """
+
+    __slots__ = (
+        "_chunk_seq",
+        "_commit",
+        "_flush_soon",
+        "_kind",
+        "_last_flush",
+        "_pending",
+        "_unsaved",
+        "answer",
+        "answer_id",
+        "closed",
+        "ended",
+        "error",
+        "live",
+        "outcome",
+        "principal",
+        "pump",
+        "session_id",
+        "tools",
+        "turn_id",
+        "unsent",
+        "usage",
+        "user_message",
+    )
+
+    tools: TurnTools
+
+    def __init__(
+        self,
+        live: LiveSession,
+        turn_id: str,
+        user_message: Message,
+        answer: Message,
+        principal: Principal,
+        flush_soon: Callable[[Run], None],
+        commit: Callable[[Run], Awaitable[None]],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.live = live
+        self.turn_id = turn_id
+        self.session_id = live.key.session_id
+        self.user_message = user_message
+        self.answer = answer
+        self.answer_id = answer.id
+        self.principal = principal
+        self.usage: Usage | None = None
+        self.error: dict[str, str] | None = None
+        self.outcome: asyncio.Future[Outcome] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.pump: asyncio.Task[None] | None = None
+        self.closed = False
+        self._chunk_seq = 0
+        self.unsent: list[Chunk] = []
+        self._flush_soon = flush_soon
+        self._commit = commit
+        self._pending: list[str] = []
+        self._kind: type[ev.TextDelta] | type[ev.ReasoningDelta] = ev.TextDelta
+        self._last_flush = float("-inf")
+        self._unsaved: list[tuple[str, Any]] = []
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.live.key
+
+    @property
+    def answer_characters(self) -> int:
+        return self.live.state.answer_characters
+
+    def finish(self, outcome: Outcome, error: dict[str, str] | None = None) -> bool:
+        """Decide the outcome; False where it was decided before."""
+        if self.outcome.done():
+            return False
+        self.error = error
+        self.outcome.set_result(outcome)
+        return True
+
+    def text(self, text: str, kind: type[ev.TextDelta] | type[ev.ReasoningDelta], now: float, interval: float) -> None:
+        """Take a piece of answer or reasoning.
+
+        Args:
+            now: the loop's time in seconds.
+            interval: the flush interval in seconds.
+        """
+        if kind is not self._kind:
+            self.flush(now)
+            self._kind = kind
+        pending = self._pending
+        if pending:
+            pending.append(text)
+        elif now - self._last_flush >= interval:
+            self._last_flush = now
+            self._say(text)
+        else:
+            pending.append(text)
+            self._flush_soon(self)
+
+    def flush(self, now: float) -> None:
+        """Let go of what waits."""
+        if self._pending:
+            text = "".join(self._pending)
+            self._pending.clear()
+            self._last_flush = now
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self.closed:
+            return
+        if not text.isascii():
+            text = clean_text(text)
+        self.live.append(self._kind(self.session_id, self.turn_id, self.answer_id, text))
+        self._unsaved.append(("text" if self._kind is ev.TextDelta else "reasoning", text))
+
+    def emit(self, event: ev.Event) -> None:
+        """Append an event of this turn, behind all text so far; dropped once the run is closed."""
+        if self.closed:
+            return
+        self.flush(asyncio.get_running_loop().time())
+        self.live.append(event)
+        if type(event) is ev.ToolCalled:
+            self._unsaved.append(("call", event.call))
+        elif type(event) is ev.ToolReturned:
+            self._unsaved.append(("result", {"id": event.call_id, "result": event.result}))
+
+    async def checkpoint(self) -> None:
+        """Commit what the answer has now. A store that can't be written now does not stop the turn: what is not
+        saved is tried again with the next checkpoint."""
+        await self._commit(self)
+
+    def take_chunks(self) -> list[Chunk]:
+        """What was not checkpointed yet, neighbours joined; with what failed to commit before, under its old number."""
+        if self.closed:
+            return []
+        chunks, self.unsent = self.unsent, []
+        if self._unsaved:
+            joined: list[list[Any]] = []
+            for kind, value in self._unsaved:
+                if joined and joined[-1][0] == kind and isinstance(value, str):
+                    joined[-1][1].append(value)
+                else:
+                    joined.append([kind, [value] if isinstance(value, str) else value])
+            body = [[kind, "".join(value) if isinstance(value, list) else value] for kind, value in joined]
+            chunks.append(Chunk(self.live.key, self.turn_id, self._chunk_seq, orjson.dumps(body)))
+            self._chunk_seq += 1
+            self._unsaved.clear()
+        return chunks
+
+    def close(self) -> None:
+        """Flush, withdraw open approvals, and let nothing more through."""
+        self.flush(asyncio.get_running_loop().time())
+        for approval_id in self.tools.open_approvals():
+            self.live.append(ev.ApprovalResolved(self.session_id, self.turn_id, approval_id, "expired"))
+        self.closed = True

@@ -1,0 +1,355 @@
+"""SessionManager: the live sessions of this process, and when one leaves memory.
+
+Invariants:
+
+- One LiveSession a key. Two requests that load or create the same one at once get the same one.
+- Whoever uses a LiveSession across an await holds a pin on it. Nothing pinned, subscribed to, running or queued is
+  evicted, and there is no await between the last look and the removal (architecture: the idle-worker race).
+- Nothing durable depends on eviction: changes are committed when they happen, so leaving memory loses nothing. A
+  session with an uncommitted turn end (`unsaved`) is pinned by it.
+- A provisional session (spec S4) is only here: it is dropped `provisional_seconds` after its last use.
+
+It holds no policy (session_service.py) and runs no turns (turns.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from chatserver.clock import Clock, rfc3339
+from chatserver.config import Settings
+from chatserver.events import END_OF_FENCE, START, Event, Frame, Position, encode
+from chatserver.state import WINDOW_MESSAGES, ChatState, QueuedTurn
+from chatserver.store.base import SessionKey, SessionRecord, Store, StoredSession, StoredTurn
+from chatserver.streams.log import EventLog
+from chatserver.streams.memory import MemoryLog
+from chatserver.streams.subscriber import Subscriber
+
+# What an empty live session weighs, and a message beside its text (measured, benchmarks/memory.py).
+SESSION_BYTES = 2500
+MESSAGE_BYTES = 450
+# How often provisional sessions and idle logs are looked at; their limits are a minute.
+TICK_SECONDS = 5.0
+
+EvictHandler = Callable[[SessionKey], Awaitable[None]]
+
+
+class LiveSession:
+    """One session in memory: state, log, subscribers, and what its turn needs.
+
+    `lock` serialises admissions and other changes with their commit; it is never held over a model, a tool or a
+    client (docs/decisions/0002). `run` is TurnRunner's, None while idle.
+    """
+
+    __slots__ = (
+        "_lock",
+        "fence",
+        "key",
+        "last_used",
+        "log",
+        "n",
+        "owner",
+        "pins",
+        "provisional",
+        "queued",
+        "record",
+        "removed",
+        "run",
+        "size",
+        "state",
+        "subscribers",
+        "unsaved",
+    )
+
+    def __init__(self, record: SessionRecord, state: ChatState, log: EventLog, *, provisional: bool) -> None:
+        self.key = record.key
+        self.record = record
+        self.owner = record.owner
+        self.state = state
+        self.log = log
+        self.provisional = provisional
+        self.fence, self.n = state.position
+        self.subscribers: tuple[Subscriber, ...] = ()
+        self.queued: dict[str, StoredTurn] = {}
+        self.run: Any = None
+        self.unsaved: Any = None
+        self.pins = 0
+        self.last_used = 0.0
+        self.size = 0
+        self.removed = False
+        self._lock: asyncio.Lock | None = None
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Made on first use: most live sessions only hold still."""
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        return self._lock
+
+    @property
+    def position(self) -> Position:
+        return self.state.position
+
+    @property
+    def evictable(self) -> bool:
+        return not (self.pins or self.subscribers or self.run or self.queued or self.unsaved)
+
+    def begin_fence(self, fence: int) -> None:
+        """Number what follows under a new fence, taken from the store."""
+        self.fence = fence
+        self.n = -1
+
+    def append(self, event: Event) -> Frame:
+        """Number, encode, apply, keep and fan out one event; no await anywhere in it."""
+        self.n += 1
+        position = Position(self.fence, self.n)
+        frame = encode(event, position)
+        self.state.apply(event, position)
+        self.log.append(frame)
+        for subscriber in self.subscribers:
+            subscriber.push(frame)
+        return frame
+
+    # --- streams.subscriber.Source ---
+
+    def frames_after(self, position: Position) -> list[Frame] | None:
+        return self.log.after(position)
+
+    def snapshot_frame(self) -> bytes:
+        return self.state.snapshot_frame()
+
+    def state_json(self) -> bytes:
+        return self.state.encode()
+
+    def add_subscriber(self, subscriber: Subscriber) -> None:
+        self.subscribers = (*self.subscribers, subscriber)
+
+    def remove_subscriber(self, subscriber: Subscriber) -> None:
+        self.subscribers = tuple(s for s in self.subscribers if s is not subscriber)
+
+    def measure(self) -> int:
+        """Estimated bytes in memory."""
+        text = 0
+        for m in self.state.messages:
+            text += len(m.content) + len(m.reasoning)
+            for call in m.tool_calls:
+                text += 1000 + (len(call.result.content) if call.result else 0)
+        return SESSION_BYTES + MESSAGE_BYTES * len(self.state.messages) + text + self.log.held_bytes
+
+
+class SessionManager:
+    """The dict of live sessions.
+
+    Args:
+        missing_api_key: whether the given model's key is missing, for the state.
+        on_evict: called after a session left memory (closes its tool connections).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        store: Store,
+        *,
+        missing_api_key: Callable[[str | None], bool],
+        on_evict: EvictHandler,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._store = store
+        self._missing_api_key = missing_api_key
+        self._on_evict = on_evict
+        self._live: dict[SessionKey, LiveSession] = {}
+        self._loading: dict[SessionKey, asyncio.Future[None]] = {}
+        self._provisional: dict[SessionKey, LiveSession] = {}
+        self._logged: set[LiveSession] = set()  # with frames in their logs; most sessions have none
+        self.total_bytes = 0
+        self.evictions = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def live(self) -> list[LiveSession]:
+        """Every live session now."""
+        return list(self._live.values())
+
+    def peek(self, key: SessionKey) -> LiveSession | None:
+        """The live session of that key without touching it or the store."""
+        return self._live.get(key)
+
+    async def pin(self, key: SessionKey) -> LiveSession | None:
+        """The session, from memory or the store, pinned; None where it does not exist.
+
+        The caller owes an `unpin`. Raises what the store raises. Cancelling is safe: others that wait for the same
+        load go on with a load of their own.
+        """
+        while True:
+            live = self._live.get(key)
+            if live is not None:
+                self._hold(live)
+                return live
+            loading = self._loading.get(key)
+            if loading is not None:
+                await asyncio.shield(loading)
+                if key not in self._live and key not in self._loading:
+                    return await self._load(key)
+                continue
+            return await self._load(key)
+
+    async def _load(self, key: SessionKey) -> LiveSession | None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loading[key] = done
+        try:
+            stored = await self._store.load(key, WINDOW_MESSAGES)
+            live = self._live.get(key)  # created meanwhile by `pin_new`
+            if live is None:
+                if stored is None:
+                    return None
+                live = self._rehydrate(stored)
+            self._hold(live)
+            return live
+        finally:
+            del self._loading[key]
+            done.set_result(None)
+
+    def _rehydrate(self, stored: StoredSession) -> LiveSession:
+        record = stored.record
+        state = ChatState(
+            record.key.session_id,
+            project_id=record.project_id,
+            title=record.title,
+            model=record.model,
+            expires_at=rfc3339(record.expires_at),
+            messages=stored.messages,
+            has_more=stored.has_more,
+            message_count=record.message_count,
+            missing_api_key=self._missing_api_key(record.model),
+            position=Position(record.fence, END_OF_FENCE),
+            queue=[QueuedTurn(t.turn_id, t.message.id, at, t.message) for at, t in enumerate(stored.queue, 1)],
+        )
+        live = self._add(record, state, provisional=False)
+        live.queued = {t.turn_id: t for t in stored.queue}
+        return live
+
+    def pin_new(self, record: SessionRecord) -> LiveSession:
+        """A provisional session of that record, pinned; the one that is there already where somebody was quicker."""
+        live = self._live.get(record.key)
+        if live is None:
+            state = ChatState(
+                record.key.session_id,
+                project_id=record.project_id,
+                title=record.title,
+                model=record.model,
+                expires_at=rfc3339(record.expires_at),
+                missing_api_key=self._missing_api_key(record.model),
+                position=START,
+            )
+            live = self._add(record, state, provisional=True)
+            self._provisional[record.key] = live
+        self._hold(live)
+        return live
+
+    def _add(self, record: SessionRecord, state: ChatState, *, provisional: bool) -> LiveSession:
+        settings = self._settings
+        log = MemoryLog(state.position, max_events=settings.log_events, max_bytes=settings.log_bytes)
+        live = LiveSession(record, state, log, provisional=provisional)
+        live.last_used = self._clock.monotonic()
+        self._live[record.key] = live
+        self.remeasure(live)
+        return live
+
+    def _hold(self, live: LiveSession) -> None:
+        live.pins += 1
+        live.last_used = self._clock.monotonic()
+
+    def unpin(self, live: LiveSession) -> None:
+        """Give a pin back; use counts from now."""
+        live.pins -= 1
+        live.last_used = self._clock.monotonic()
+
+    def made_durable(self, live: LiveSession) -> None:
+        """The session stands in the store now."""
+        live.provisional = False
+        self._provisional.pop(live.key, None)
+
+    def remeasure(self, live: LiveSession) -> None:
+        """Account for the session's present size; called when a turn ends or a message is added."""
+        if not live.removed:
+            size = live.measure()
+            self.total_bytes += size - live.size
+            live.size = size
+            if live.log.held_bytes:
+                self._logged.add(live)
+
+    def remove(self, live: LiveSession, last: bytes | None = None) -> None:
+        """Take a session out of memory now, ending its streams with `last`; no await in it."""
+        if live.removed:
+            return
+        live.removed = True
+        if self._live.get(live.key) is live:
+            del self._live[live.key]
+        self._provisional.pop(live.key, None)
+        self._logged.discard(live)
+        self.total_bytes -= live.size
+        for subscriber in live.subscribers:
+            subscriber.end(last)
+
+    async def sweep_provisional(self) -> int:
+        """Drop provisional sessions that nobody has used for `provisional_seconds`; how many."""
+        limit = self._clock.monotonic() - self._settings.provisional_seconds
+        return await self._evict([s for s in self._provisional.values() if s.last_used <= limit])
+
+    async def sweep_idle(self) -> int:
+        """Evict sessions idle for `idle_eviction_seconds`; how many."""
+        limit = self._clock.monotonic() - self._settings.idle_eviction_seconds
+        return await self._evict([s for s in self._live.values() if s.last_used <= limit])
+
+    async def sweep_budget(self) -> int:
+        """While over the memory budget or the number of sessions, evict the least recently used; how many."""
+        settings = self._settings
+        excess_bytes = self.total_bytes - settings.memory_budget_bytes
+        excess = len(self._live) - settings.max_live_sessions
+        if excess_bytes <= 0 and excess <= 0:
+            return 0
+        chosen: list[LiveSession] = []
+        for live in sorted((s for s in self._live.values() if s.evictable), key=lambda s: s.last_used):
+            if excess_bytes <= 0 and excess <= 0:
+                break
+            chosen.append(live)
+            excess_bytes -= live.size
+            excess -= 1
+        return await self._evict(chosen)
+
+    async def _evict(self, candidates: list[LiveSession]) -> int:
+        evicted = 0
+        for live in candidates:
+            if live.removed or not live.evictable:  # the last look; no await from here to the removal
+                continue
+            self.remove(live)
+            evicted += 1
+            self.evictions += 1
+            await self._on_evict(live.key)
+        return evicted
+
+    def drop_idle_logs(self) -> None:
+        """Forget the logs of sessions that rest without subscribers; a late return gets a snapshot."""
+        limit = self._clock.monotonic() - self._settings.log_idle_seconds
+        for live in list(self._logged):
+            if live.evictable and live.last_used <= limit:
+                live.log.clear()
+                self._logged.discard(live)
+                self.remeasure(live)
+
+    async def run(self) -> None:
+        """Maintenance for ever; owned by the application. Cancelling is safe at any point."""
+        next_idle = self._clock.monotonic() + self._settings.eviction_interval_seconds
+        while True:
+            await self._clock.sleep(min(TICK_SECONDS, self._settings.eviction_interval_seconds))
+            await self.sweep_provisional()
+            await self.sweep_budget()
+            self.drop_idle_logs()
+            if self._clock.monotonic() >= next_idle:
+                next_idle = self._clock.monotonic() + self._settings.eviction_interval_seconds
+                await self.sweep_idle()

@@ -1,0 +1,120 @@
+"""StreamHub: every open stream of this process: caps, heartbeats, farewell.
+
+Invariants: a stream is counted from before its headers are sent until it is closed; over a cap it is refused, never
+left hanging (spec V7). One task pings all streams: each is in one of as many buckets as the ping interval has
+seconds, so a second's work is a fifteenth of the streams and no stream has a timer of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from chatserver.clock import Clock
+from chatserver.config import Settings
+from chatserver.errors import Draining, RateLimited, Unavailable
+from chatserver.streams.subscriber import Connection, goodbye_frame, ping_frame
+
+
+class StreamHub:
+    """See the module. `degraded` is told in pings (architecture §5)."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._buckets: list[set[Connection]] = [set() for _ in range(max(1, math.ceil(settings.ping_interval_seconds)))]
+        self._next_bucket = 0
+        self._by_caller: dict[str, int] = {}
+        self._named: dict[tuple[str, str], Connection] = {}
+        self._count = 0
+        self._farewell: str | None = None
+        self.degraded = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def place(self, caller: str) -> Iterator[None]:
+        """Hold one of the places for streams.
+
+        Args:
+            caller: who counts: a principal or an address.
+        Raises: Unavailable (`too_many_streams`), RateLimited (`too_many_streams`), Draining.
+        """
+        if self._farewell is not None:
+            raise Draining()
+        if self._count >= self._settings.max_streams:
+            raise Unavailable("this server has all the streams it can hold", code="too_many_streams")
+        mine = self._by_caller.get(caller, 0)
+        if mine >= self._settings.max_streams_per_principal:
+            raise RateLimited(
+                f"{mine} streams are open for you already", code="too_many_streams", retry_after_seconds=5
+            )
+        self._count += 1
+        self._by_caller[caller] = mine + 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            left = self._by_caller[caller] - 1
+            if left:
+                self._by_caller[caller] = left
+            else:
+                del self._by_caller[caller]
+
+    @contextmanager
+    def joined(self, connection: Connection, name: tuple[str, str] | None = None) -> Iterator[None]:
+        """Ping this connection and say goodbye to it while it lives.
+
+        Args:
+            name: owner and client-chosen id of a multiplexed stream; an older one of that name is ended.
+        """
+        bucket = self._buckets[self._next_bucket % len(self._buckets)]
+        self._next_bucket += 1
+        bucket.add(connection)
+        if name is not None:
+            if (older := self._named.get(name)) is not None:
+                older.end()
+            self._named[name] = connection
+        if self._farewell is not None:  # the drain began while the headers went out
+            self._say_goodbye(connection)
+        try:
+            yield
+        finally:
+            bucket.discard(connection)
+            if name is not None and self._named.get(name) is connection:
+                del self._named[name]
+            connection.close()
+
+    def named(self, name: tuple[str, str]) -> Connection | None:
+        """The multiplexed stream of that owner and id."""
+        return self._named.get(name)
+
+    def retry_milliseconds(self) -> int:
+        """What to tell in `retry:`, jittered by half so that clients of a restarted server do not come all at once."""
+        base = self._settings.retry_milliseconds
+        return base + random.randrange(base // 2 + 1)  # noqa: S311 - spreads load, guards nothing
+
+    async def run(self) -> None:
+        """Ping for ever; owned by the application. Cancelling is safe."""
+        pause = self._settings.ping_interval_seconds / len(self._buckets)
+        at = 0
+        while True:
+            await self._clock.sleep(pause)
+            frame = ping_frame(degraded=self.degraded)
+            for connection in tuple(self._buckets[at % len(self._buckets)]):
+                connection.send(frame)
+            at += 1
+
+    def _say_goodbye(self, connection: Connection) -> None:
+        connection.send(goodbye_frame(self._farewell or "shutdown", self.retry_milliseconds()))
+        connection.end()
+
+    def goodbye(self, reason: str) -> None:
+        """Tell every stream to come back later, end it, and refuse new ones; idempotent."""
+        self._farewell = reason
+        for bucket in self._buckets:
+            for connection in tuple(bucket):
+                self._say_goodbye(connection)

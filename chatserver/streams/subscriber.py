@@ -1,0 +1,294 @@
+"""Subscribers: how a session's events reach one connection, whatever the speed of its reader.
+
+Invariants:
+
+- Subscribing and the first snapshot (or replay) are one step without an await, so that nothing is missed and nothing
+  comes twice.
+- A producer never waits. `push` writes bytes that are already encoded; a connection whose transport is full is
+  marked lagging and skipped, and its own task catches it up from the log by cursor. What the log no longer holds, or
+  more than `backlog_bytes`, becomes one snapshot (spec T5).
+- A connection that takes nothing for `stall_seconds` is cut.
+
+It knows no HTTP: a Sink is what a transport looks like from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from chatserver.events import Frame, Position, encode_plain
+
+
+class Sink(Protocol):
+    """Where bytes go."""
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport; never waits, ignored once it closes."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the transport is above its high-water mark."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes the kernel has not taken yet."""
+
+    @property
+    def closing(self) -> bool: ...
+
+    async def drain(self) -> None:
+        """Wait until the transport is below its low-water mark, or raise ConnectionError."""
+
+    def abort(self) -> None:
+        """Drop the connection and what it still holds."""
+
+
+class Source(Protocol):
+    """A live session, as far as a subscriber needs it."""
+
+    @property
+    def position(self) -> Position: ...
+
+    def frames_after(self, position: Position) -> list[Frame] | None: ...
+
+    def snapshot_frame(self) -> bytes: ...
+
+    def state_json(self) -> bytes: ...
+
+    def add_subscriber(self, subscriber: Subscriber) -> None: ...
+
+    def remove_subscriber(self, subscriber: Subscriber) -> None: ...
+
+
+class Subscriber(Protocol):
+    """One view of one session."""
+
+    def push(self, frame: Frame) -> None:
+        """Take the newest frame; must not wait and must not raise."""
+
+    def end(self, last: bytes | None) -> None:
+        """The session has ended (deleted, evicted): send `last` and end."""
+
+
+class Connection:
+    """One stream connection with one or more subscriptions.
+
+    Args:
+        sink: the transport.
+        stall_seconds: without a byte taken for this long, it is cut.
+        backlog_bytes: missed bytes above which a snapshot is sent instead.
+    """
+
+    __slots__ = ("_backlog_bytes", "_stall_seconds", "_wake", "ended", "lagging", "sink", "subscriptions")
+
+    def __init__(self, sink: Sink, *, stall_seconds: float, backlog_bytes: int) -> None:
+        self.sink = sink
+        self.lagging = False
+        self.ended = False
+        self.subscriptions: dict[str, Subscription] = {}
+        self._wake: asyncio.Future[None] | None = None
+        self._stall_seconds = stall_seconds
+        self._backlog_bytes = backlog_bytes
+
+    def send(self, data: bytes) -> None:
+        """Write outside the numbering (ping, goodbye); skipped while lagging, when the reader has enough to read."""
+        if not self.lagging and not self.sink.closing:
+            self.sink.write(data)
+            if self.sink.full:
+                self.mark_lagging()
+
+    def mark_lagging(self) -> None:
+        self.lagging = True
+        self._rouse()
+
+    def end(self) -> None:
+        """Let `serve` return; idempotent."""
+        self.ended = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def serve(self) -> None:
+        """Live until the connection ends; catches up whenever it lagged.
+
+        Cancelling is safe: it is how a client's disconnect arrives.
+        """
+        loop = asyncio.get_running_loop()
+        while not self.ended and not self.sink.closing:
+            if self.lagging:
+                if not await self.drained():
+                    self.sink.abort()
+                    return
+                self._catch_up()
+                continue
+            self._wake = loop.create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+
+    async def drained(self) -> bool:
+        """Wait for room; False when the reader has taken nothing for too long."""
+        loop = asyncio.get_running_loop()
+        pending, since = self.sink.pending_bytes, loop.time()
+        while True:
+            try:
+                # Looked at often enough that a stall is cut within a fifth of its limit.
+                async with asyncio.timeout(self._stall_seconds / 5):
+                    await self.sink.drain()
+                return True
+            except TimeoutError:
+                now_pending, now = self.sink.pending_bytes, loop.time()
+                if now_pending < pending:
+                    pending, since = now_pending, now
+                elif now - since >= self._stall_seconds:
+                    return False
+            except ConnectionError:
+                return False
+
+    def _catch_up(self) -> None:
+        self.lagging = False
+        for subscription in list(self.subscriptions.values()):
+            subscription.catch_up(self._backlog_bytes)
+            if self.sink.full:
+                self.lagging = True
+                # The others' cursors stand where they were: the next round takes them.
+                return
+
+    def close(self) -> None:
+        """Unsubscribe from everything; idempotent."""
+        self.ended = True
+        for subscription in list(self.subscriptions.values()):
+            subscription.cancel()
+
+
+class Subscription:
+    """One session on one connection, by cursor.
+
+    Args:
+        session_id: the name under which the connection holds it.
+        after: the last event the client has; None for a snapshot.
+        ends_connection: whether the session's end ends the connection (it does not on a multiplexed one).
+    """
+
+    __slots__ = ("_ends_connection", "_source", "connection", "cursor", "session_id")
+
+    def __init__(
+        self,
+        source: Source,
+        connection: Connection,
+        session_id: str,
+        after: Position | None,
+        *,
+        ends_connection: bool,
+    ) -> None:
+        self._source = source
+        self._ends_connection = ends_connection
+        self.connection = connection
+        self.session_id = session_id
+        frames = source.frames_after(after) if after is not None else None
+        if frames is None:
+            connection.sink.write(source.snapshot_frame())
+        elif frames:
+            connection.sink.write(b"".join([f.data for f in frames]))
+        self.cursor = source.position
+        source.add_subscriber(self)
+        connection.subscriptions[session_id] = self
+        if connection.sink.full:
+            connection.mark_lagging()
+
+    def push(self, frame: Frame) -> None:
+        connection = self.connection
+        if connection.lagging:
+            return
+        sink = connection.sink
+        if sink.closing:
+            return
+        sink.write(frame.data)
+        self.cursor = frame.position
+        if sink.full:
+            connection.mark_lagging()
+
+    def catch_up(self, backlog_bytes: int) -> None:
+        """Send what was missed while lagging: the frames, or one snapshot where they are too many or gone."""
+        if self.cursor == self._source.position:
+            return
+        frames = self._source.frames_after(self.cursor)
+        if frames is None or sum([len(f.data) for f in frames]) > backlog_bytes:
+            self.connection.sink.write(self._source.snapshot_frame())
+        else:
+            self.connection.sink.write(b"".join([f.data for f in frames]))
+        self.cursor = self._source.position
+
+    def end(self, last: bytes | None) -> None:
+        if last is not None:
+            self.connection.send(last)
+        self.cancel()
+        if self._ends_connection:
+            self.connection.end()
+
+    def cancel(self) -> None:
+        """Stop following; idempotent."""
+        self._source.remove_subscriber(self)
+        if self.connection.subscriptions.get(self.session_id) is self:
+            del self.connection.subscriptions[self.session_id]
+
+
+class StateView:
+    """Seed 3's view (spec T7): the whole state as one message whenever it changed, never more often than asked.
+
+    Args:
+        interval_seconds: least time between two messages.
+    """
+
+    __slots__ = ("_connection", "_dirty", "_interval_seconds", "_source", "_wake")
+
+    def __init__(self, source: Source, connection: Connection, *, interval_seconds: float) -> None:
+        self._source = source
+        self._connection = connection
+        self._interval_seconds = interval_seconds
+        self._dirty = True
+        self._wake = asyncio.Event()
+        self._wake.set()
+        source.add_subscriber(self)
+
+    def push(self, frame: Frame) -> None:
+        self._dirty = True
+        self._wake.set()
+
+    def end(self, last: bytes | None) -> None:
+        self._connection.end()
+        self._wake.set()
+
+    def cancel(self) -> None:
+        """Stop following; idempotent."""
+        self._source.remove_subscriber(self)
+
+    async def serve(self) -> None:
+        """Send until the connection ends. Cancelling is safe."""
+        connection = self._connection
+        while not connection.ended and not connection.sink.closing:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._dirty and not connection.ended:
+                self._dirty = False
+                connection.send(b"data: %b\n\n" % self._source.state_json())
+                if connection.lagging:
+                    if not await connection.drained():  # the same rule for a stalled reader
+                        connection.sink.abort()
+                        return
+                    connection.lagging = False
+                await asyncio.sleep(self._interval_seconds)
+
+
+def ping_frame(*, degraded: bool = False) -> bytes:
+    """A heartbeat as data, since a page can't see comments (spec T6)."""
+    return encode_plain({"type": "ping", "degraded": True} if degraded else {"type": "ping"})
+
+
+def goodbye_frame(reason: str, retry_ms: int) -> bytes:
+    """The last words of a draining server: come back after `retry_ms` milliseconds."""
+    return encode_plain({"type": "goodbye", "reason": reason, "retry_ms": retry_ms})
