@@ -129,7 +129,7 @@ $(shell test -x .venv/bin/python || rm -f .venv/*.stamp)
 
 web/node_modules/.stamp: web/package.json web/package-lock.json | .venv/run.stamp
 	@echo "Installing the page's packages"
-	@$(NPM) ci --silent
+	@$(NPM) ci --loglevel=error
 	@touch $@
 
 web/dist/index.html: web/node_modules/.stamp $(PAGE_SOURCES)

@@ -22,6 +22,8 @@ def main() -> None:
     cli = home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     environment = dict(os.environ)
     environment["PATH"] = os.pathsep.join([str(node.parent), environment.get("PATH", os.defpath)])
+    # Node brings its own list of certificate authorities; a company's network may have one that only the system knows.
+    environment.setdefault("NODE_USE_SYSTEM_CA", "1")
     # What a build must not do: ask, phone home, or print advertisements.
     environment.setdefault("npm_config_update_notifier", "false")
     environment.setdefault("npm_config_audit", "false")
