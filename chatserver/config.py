@@ -4,8 +4,6 @@ Sources, in order of increasing force: the TOML file, the environment (`CHATSERV
 docs/configuration.md names every field; a test holds that.
 """
 
-
-
 from __future__ import annotations
 
 import re
@@ -127,6 +125,17 @@ class Settings(BaseSettings):
         None, description="folder of Markdown that the embedded agent answers from; unset: chatserver's own"
     )
     no_docs: bool = Field(False, description="switch the embedded agent and search_docs off")
+    docs_max_files: Count = Field(2_000, description="Markdown files that are read; further ones are left out and named")
+    docs_max_file_bytes: Size = Field(1 << 20, description="one of them; a larger one is left out and named")
+    docs_max_bytes: Size = Field(
+        32 << 20, description="all of them; they are held in memory with an index of about the same size"
+    )
+    docs_refresh_seconds: Annotated[float, Field(ge=0)] = Field(
+        5, description="a search this long after the last look at the folder looks for changed files"
+    )
+    docs_piece_seconds: Annotated[float, Field(ge=0, le=0.1)] = Field(
+        0.008, description="pause after each few words of the embedded agent's answer, so that it can be read along"
+    )
 
     # Sessions
     auto_create: bool = Field(True, description="whether the live endpoints create a session that does not exist")
