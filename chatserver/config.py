@@ -125,7 +125,9 @@ class Settings(BaseSettings):
         None, description="folder of Markdown that the embedded agent answers from; unset: chatserver's own"
     )
     no_docs: bool = Field(False, description="switch the embedded agent and search_docs off")
-    docs_max_files: Count = Field(2_000, description="Markdown files that are read; further ones are left out and named")
+    docs_max_files: Count = Field(
+        2_000, description="Markdown files that are read; further ones are left out and named"
+    )
     docs_max_file_bytes: Size = Field(1 << 20, description="one of them; a larger one is left out and named")
     docs_max_bytes: Size = Field(
         32 << 20, description="all of them; they are held in memory with an index of about the same size"
