@@ -1,0 +1,265 @@
+"""The docs index: what it finds, what hostile words cannot do to it, and that it follows the folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatserver.agents.docs_folder import Limits
+from chatserver.agents.docs_index import DocsIndex, Report, match_expression
+from chatserver.clock import SystemClock
+from chatserver.errors import StartupError, Unavailable
+
+ROOMY = Limits(max_files=1000, max_file_bytes=1 << 20, max_bytes=32 << 20)
+OWN_DOCS = Path(__file__).parents[2] / "docs"
+
+FILES = {
+    "stream.md": "# The stream\n\nEvents come as they happen.\n\n## Resuming\n\nSend the last id to resume a stream.\n",
+    "config.md": "# Configuration\n\n## max_body_bytes\n\nA body.\n\n## Other\n\nThe body of it; over it 413.\n",
+    "names.md": "# Café\n\nÜber die Straße.\n\n## 会话\n\n服务器会恢复会话。\n",
+}
+
+
+class StepClock(SystemClock):
+    """Monotonic time that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+async def open_index() -> AsyncIterator[Callable[..., DocsIndex]]:
+    """Makes indexes and closes them."""
+    async with AsyncExitStack() as stack:
+
+        def make(folder: Path, *, clock: SystemClock | None = None, reports: list[Report] | None = None) -> DocsIndex:
+            seen = [] if reports is None else reports
+            index = DocsIndex(folder, ROOMY, refresh_seconds=5, clock=clock or SystemClock(), on_report=seen.append)
+            stack.push_async_callback(index.close)
+            return index
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    ("query", "address"),
+    [
+        ("How do I resume?", "stream.md#resuming"),
+        ("resuming streams", "stream.md#resuming"),
+        ("what is max_body_bytes", "config.md#max_body_bytes"),
+        ("cafe", "names.md#café"),
+        ("STRASSE straße", "names.md#café"),
+        ("恢复", "names.md#会话"),
+        ("如何恢复会话", "names.md#会话"),
+        ("resum", "stream.md#resuming"),
+    ],
+)
+async def test_a_question_finds_its_section(
+    folder: Path, open_index: Callable[..., DocsIndex], query: str, address: str
+) -> None:
+    """By its words in other forms, by a setting's name, without accents, in a script without spaces, half written."""
+    found = await open_index(folder).search(query, 5)
+
+    assert found[0].address == address
+
+
+async def test_a_word_in_the_heading_counts_more_than_one_in_the_text(
+    tmp_path: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """The section about a thing comes before one that mentions it."""
+    (tmp_path / "a.md").write_text(
+        "# Other things\n\nTimeouts, timeouts and timeouts.\n\n# Timeouts\n\nHow long one waits.\n"
+    )
+
+    assert (await open_index(tmp_path).search("timeouts", 2))[0].title == "Timeouts"
+
+
+async def test_nothing_is_found_for_nothing(folder: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """No words, or words that stand nowhere, are an empty answer and no error."""
+    index = open_index(folder)
+
+    for query in ("", " \n", "?!…", '"', "\0", "zyzzyva quux"):
+        assert await index.search(query, 5) == []
+    assert await index.search("stream", 0) == []
+
+
+@given(st.text(max_size=80) | st.text(alphabet=st.sampled_from("\"*:^()-+{}\\\0 'NEARORANDNOT\ud800a"), max_size=60))
+def test_no_words_reach_fts5_as_syntax(query: str) -> None:
+    """Every expression is quoted words joined by OR, whatever a person types."""
+    expression = match_expression(query)
+
+    if expression is not None:
+        for term in expression.split(" OR "):
+            assert term.rstrip("*").startswith('"')
+            assert term.rstrip("*").endswith('"')
+            assert '"' not in term.rstrip("*")[1:-1]
+            assert "\0" not in term
+        expression.encode()
+
+
+HOSTILE = [
+    'a" OR title:b',
+    "title : stream",
+    "NEAR(a b, 2)",
+    "a AND NOT b OR",
+    "^stream",
+    "stream*",
+    "{title text}: x",
+    "-stream",
+    "\0stream",
+    'stream\0"',
+    "\ud800stream",
+    "'; DROP TABLE sections; --",
+    "(" * 5000,
+    "\u0301stream",
+    "a" * 5000,
+    "word " * 5000,
+]
+
+
+async def test_hostile_queries_run_and_leave_the_index_whole(
+    folder: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """FTS5 raises no syntax error, and the next search works."""
+    index = open_index(folder)
+
+    for query in HOSTILE:
+        await index.search(query, 5)
+    assert await index.search("resume", 5)
+
+
+async def test_a_pasted_page_is_a_bounded_query() -> None:
+    """A message of 32,000 characters must not become a query of thousands of terms."""
+    expression = match_expression(" ".join(f"word{n}" for n in range(5000)))
+
+    assert expression is not None
+    assert expression.count(" OR ") < 24
+
+
+async def test_common_words_alone_are_still_looked_for(folder: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """Dropping them is for long questions; a question of nothing else has only them."""
+    assert await open_index(folder).search("over it", 5)
+
+
+async def test_changed_files_are_found_after_the_refresh_time_and_not_before(
+    folder: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """An edit shows without a restart; the folder is not looked at for every question."""
+    clock, reports = StepClock(), []
+    index = open_index(folder, clock=clock, reports=reports)
+    assert await index.search("giraffe", 5) == []
+    (folder / "animals.md").write_text("# Giraffe\n\nTall.\n")
+    (folder / "stream.md").unlink()
+
+    clock.time = 4.9
+    assert await index.search("giraffe", 5) == []
+    clock.time = 5.0
+    assert [s.address for s in await index.search("giraffe", 5)] == ["animals.md#giraffe"]
+    assert await index.search("resuming", 5) == []
+    assert [(report.files, report.sections) for report in reports] == [(3, 6), (3, 5)]
+
+
+async def test_a_folder_that_goes_away_keeps_being_answered_from(
+    folder: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """A mount that is away for a moment, or a folder being replaced, takes nothing from the users."""
+    clock, reports = StepClock(), []
+    index = open_index(folder, clock=clock, reports=reports)
+    await index.open()
+    away = folder.with_name("away")
+    await asyncio.to_thread(folder.rename, away)
+
+    clock.time = 6
+    assert await index.search("resuming", 5)
+    assert reports[-1].error == "No such file or directory"
+
+    await asyncio.to_thread(away.rename, folder)
+    clock.time = 12
+    assert await index.search("resuming", 5)
+    assert reports[-1].error is None
+
+
+async def test_a_folder_that_was_never_there_refuses_the_start(
+    tmp_path: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """The error names the path and the reason."""
+    with pytest.raises(StartupError, match=r"nowhere.*No such file"):
+        await open_index(tmp_path / "nowhere").open()
+
+
+async def test_searching_keeps_the_loop_free(tmp_path: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """While an index of thousands of sections is built, the loop goes on turning."""
+    for n in range(100):
+        (tmp_path / f"{n}.md").write_text("\n".join(f"# Title {n} {k}\n\n{'some words ' * 40}\n" for k in range(40)))
+    index = open_index(tmp_path)
+    opening = asyncio.get_running_loop().create_task(index.open())
+
+    turns = 0
+    while not opening.done():
+        await asyncio.sleep(0)
+        turns += 1
+
+    assert (await opening).sections == 4000
+    assert turns > 100
+
+
+async def test_topics_are_the_files_titles(folder: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """In the folder's order, as many as asked for."""
+    index = open_index(folder)
+
+    assert await index.topics(10) == ["Configuration", "Café", "The stream"]
+    assert await index.topics(1) == ["Configuration"]
+
+
+async def test_closing_frees_the_thread_and_is_idempotent(folder: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """Nothing is left behind, and a search afterwards says why it cannot run."""
+    index = open_index(folder)
+    await index.search("stream", 1)
+    assert any(thread.name.startswith("docs-index") for thread in threading.enumerate())
+
+    await index.close()
+    await index.close()
+
+    assert not any(thread.name.startswith("docs-index") for thread in threading.enumerate())
+    with pytest.raises(Unavailable):
+        await index.search("stream", 1)
+
+
+async def test_own_docs_are_indexed_within_a_second(open_index: Callable[..., DocsIndex]) -> None:
+    """A start must not wait for its documentation; measured in processor time, since the machine is shared."""
+    index = open_index(OWN_DOCS)
+    before = time.process_time()
+    report = await index.open()
+
+    assert report.sections > 0
+    assert report.skipped == ()
+    assert time.process_time() - before < 1.0
+
+
+async def test_a_file_that_cannot_be_read_costs_no_other(folder: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """It is named with its reason, and the others answer."""
+    os.symlink("/etc/hostname", folder / "leak.md")
+
+    report = await open_index(folder).open()
+
+    assert report.skipped == (("leak.md", "is a link to outside the folder"),)
+    assert report.files == 3
