@@ -1,0 +1,99 @@
+"""Middleware: request ids, errors as problems, same-origin rule for cookies, CORS by list, headers of every answer."""
+
+from __future__ import annotations
+
+import secrets
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from chatserver.api import problems
+from chatserver.api.reading import SESSION_COOKIE, SESSION_HEADER, VISITOR_COOKIE
+from chatserver.api.services import services
+from chatserver.errors import ChatServerError, Forbidden
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+# Set by handlers as soon as they know it; told in every answer (spec S1).
+SESSION_ID: web.RequestKey[str] = web.RequestKey("session_id", str)
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem. The first of the three places where any exception ends: the request's border."""
+    request_id = request[REQUEST_ID] = secrets.token_hex(8)
+    try:
+        refuse_cross_site(request)
+        return await handler(request)
+    except ChatServerError as error:
+        return problems.response(error, request_id)
+    except web.HTTPMethodNotAllowed as error:
+        return problems.http_response(405, request_id, allow=", ".join(sorted(error.allowed_methods)))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return problems.http_response(error.status, request_id)
+    except ConnectionError:
+        raise  # the client has gone; there is nobody to answer
+    except Exception as error:
+        services(request).log.error(
+            "request_failed", request_id=request_id, route=route_of(request), method=request.method, exc_info=error
+        )
+        return problems.internal(request_id)
+
+
+def route_of(request: web.Request) -> str:
+    """The route's pattern, never the path itself, which holds ids."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "-"
+
+
+def refuse_cross_site(request: web.Request) -> None:
+    """A3: a change that a browser's cookies would authorise must come from our own page or a listed origin.
+
+    Raises: Forbidden (`cross_site`).
+    """
+    if request.method in _SAFE or not (VISITOR_COOKIE in request.cookies or SESSION_COOKIE in request.cookies):
+        return
+    origin = request.headers.get("Origin")
+    if origin is not None:
+        if urlsplit(origin).netloc == request.host or origin in services(request).settings.cors_origins:
+            return
+    elif request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
+        return
+    raise Forbidden("a page of another site may not do this", code="cross_site")
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """`on_response_prepare`: headers of every answer, streams included."""
+    headers = response.headers
+    headers["X-Content-Type-Options"] = "nosniff"
+    if (request_id := request.get(REQUEST_ID)) is not None:
+        headers["X-Request-ID"] = request_id
+    if (session_id := request.get(SESSION_ID)) is not None:
+        headers[SESSION_HEADER] = session_id
+    if "Cache-Control" not in headers:
+        headers["Cache-Control"] = "no-store"
+    origin = request.headers.get("Origin")
+    if origin is not None and origin in services(request).settings.cors_origins:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Allow-Credentials"] = "true"
+        headers["Access-Control-Expose-Headers"] = "X-Session-ID, X-Request-ID, Retry-After"
+        headers.add("Vary", "Origin")
+
+
+async def preflight(request: web.Request) -> web.Response:
+    """CORS preflight (Fetch standard §3.2.2): listed origins only, 403 for others."""
+    origin = request.headers.get("Origin", "")
+    if origin not in services(request).settings.cors_origins:
+        raise Forbidden("this origin may not call", code="cross_site")
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+            "Access-Control-Allow-Headers": "Content-Type, Last-Event-ID, Prefer, X-Session-ID, Authorization",
+            "Access-Control-Max-Age": "600",
+        },
+    )

@@ -1,0 +1,96 @@
+"""The page: built files from memory, and the visitor's cookie.
+
+Assets have their content's hash in their names, so they are cached for ever; the index never is. Everything is read
+once, at start: a page is a few dozen files, and a request then costs a dict lookup.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from chatserver.api.reading import VISITOR_COOKIE
+from chatserver.api.services import services
+
+# A page many times ours; more is a wrong folder.
+MAX_PAGE_BYTES = 32 << 20
+YEAR_SECONDS = 365 * 86400
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+_NOT_BUILT = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>chatserver</title>
+<p>The page is not built. Run <code>make web</code> and start the server again. The API works without it.</p></html>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file as it is served."""
+
+    body: bytes
+    content_type: str
+    immutable: bool
+
+
+PAGE: web.AppKey[Mapping[str, Asset]] = web.AppKey("page", Mapping)
+
+
+def load_page(folder: Path | None) -> dict[str, Asset]:
+    """The built page's files by their paths under `/`; empty where it is not built."""
+    assets: dict[str, Asset] = {}
+    if folder is None or not (folder / "index.html").is_file():
+        return assets
+    total = 0
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.is_symlink():
+            continue
+        body = path.read_bytes()
+        total += len(body)
+        if total > MAX_PAGE_BYTES:
+            break
+        name = path.relative_to(folder).as_posix()
+        content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        assets[name] = Asset(body, content_type, immutable=name.startswith("assets/"))
+    return assets
+
+
+async def index(request: web.Request) -> web.Response:
+    """`GET /`: the page; a browser without one gets its visitor's cookie."""
+    asset = request.app[PAGE].get("index.html")
+    response = web.Response(
+        body=asset.body if asset is not None else _NOT_BUILT,
+        content_type="text/html",
+        charset="utf-8",
+        headers={"Cache-Control": "no-cache", "Content-Security-Policy": CONTENT_SECURITY_POLICY},
+    )
+    visitors = services(request).visitors
+    cookie = request.cookies.get(VISITOR_COOKIE)
+    if cookie is None or visitors.read(cookie) is None:
+        _, value = visitors.new()
+        response.set_cookie(
+            VISITOR_COOKIE, value, max_age=YEAR_SECONDS, httponly=True, samesite="Lax", secure=request.secure, path="/"
+        )
+    return response
+
+
+async def asset(request: web.Request) -> web.Response:
+    """`GET /{path}`: one of the page's files."""
+    found = request.app[PAGE].get(request.match_info["path"])
+    if found is None:
+        raise web.HTTPNotFound
+    caching = f"public, max-age={YEAR_SECONDS}, immutable" if found.immutable else "no-cache"
+    return web.Response(
+        body=found.body,
+        headers={
+            "Content-Type": found.content_type,
+            "Cache-Control": caching,
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        },
+    )

@@ -1,0 +1,133 @@
+"""Reading requests: body, session id, caller. Whatever is wrong with one becomes an error of the tree.
+
+A body is read only after its headers were found good, within a time and a size (aiohttp has neither a body timeout
+nor a decompression limit of its own that fit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from chatserver.api.services import services
+from chatserver.errors import (
+    FieldError,
+    InvalidFields,
+    InvalidRequest,
+    SlowRequest,
+    TooLarge,
+    UnsupportedMedia,
+)
+from chatserver.events import Position
+from chatserver.principal import ANONYMOUS, PUBLIC_TENANT, Principal
+from chatserver.session_service import Caller
+
+VISITOR_COOKIE = "chatserver_visitor"
+SESSION_COOKIE = "session_id"
+SESSION_HEADER = "X-Session-ID"
+# pydantic names every wrong item of a long list; a person reads the first few.
+MAX_FIELD_ERRORS = 20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read_body(request: web.Request, model: type[M]) -> M:
+    """The request's JSON body as `model`; an absent body is an empty object.
+
+    Raises: UnsupportedMedia, TooLarge, SlowRequest, InvalidRequest (`invalid_json`), InvalidFields.
+    """
+    settings = services(request).settings
+    if not request.body_exists:
+        return parse(model, {})
+    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+        raise UnsupportedMedia()
+    if (request.content_length or 0) > settings.max_body_bytes:
+        raise TooLarge(f"a body may have {settings.max_body_bytes} bytes")
+    try:
+        async with asyncio.timeout(settings.body_timeout_seconds):
+            raw = await request.read()
+    except TimeoutError:
+        raise SlowRequest(f"the body did not arrive within {settings.body_timeout_seconds:g} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge(f"a body may have {settings.max_body_bytes} bytes") from None
+    except web.RequestPayloadError:
+        raise InvalidRequest("the body is not what its headers say") from None
+    return parse(model, load_json(raw) if raw else {})
+
+
+def load_json(raw: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates, at most 1024 levels. Raises InvalidRequest."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON: {error.msg} (byte {error.pos})", code="invalid_json") from None
+
+
+def parse(model: type[M], value: Any, loc: tuple[str, ...] = ()) -> M:
+    """Validate; raises InvalidFields with the place of every wrong field."""
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidFields(
+            [FieldError((*loc, *e["loc"]), e["msg"]) for e in error.errors(include_input=False)[:MAX_FIELD_ERRORS]]
+        ) from None
+
+
+def session_id_of(request: web.Request, in_body: str | None = None) -> str | None:
+    """The request's session id (spec S2): path, body, query, header, cookie; None where it names none.
+
+    Raises: InvalidRequest (`session_id_conflict`) where two explicit places disagree.
+    """
+    explicit = [
+        request.match_info.get("session_id"),
+        in_body,
+        *request.query.getall("session_id", []),
+        *request.headers.getall(SESSION_HEADER, []),
+    ]
+    given = [value for value in explicit if value is not None]
+    if any(value != given[0] for value in given):
+        raise InvalidRequest("the request names two different sessions", code="session_id_conflict")
+    return given[0] if given else request.cookies.get(SESSION_COOKIE)
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks: a visitor by its signed cookie, or nobody."""
+    cookie = request.cookies.get(VISITOR_COOKIE)
+    visitor_id = services(request).visitors.read(cookie) if cookie is not None else None
+    principal = ANONYMOUS if visitor_id is None else Principal(PUBLIC_TENANT, "visitor", visitor_id)
+    return Caller(principal, address_of(request))
+
+
+def address_of(request: web.Request) -> str:
+    """The client's address; what a proxy says of it counts only from a trusted one, its last entry (the one that the
+    proxy itself added)."""
+    remote = request.remote or "unknown"
+    if remote in services(request).settings.trusted_proxies:
+        forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        try:
+            return str(ipaddress.ip_address(forwarded))
+        except ValueError:
+            return remote
+    return remote
+
+
+def resume_point(request: web.Request) -> Position | None:
+    """Where a stream is to resume (spec T3). Raises: InvalidRequest (`bad_event_id`)."""
+    text = request.headers.get("Last-Event-ID", "") or request.query.get("last_event_id", "")
+    return Position.parse(text) if text else None
+
+
+def wants_minimal(request: web.Request) -> bool:
+    """`Prefer: return=minimal` (RFC 7240 §4.2)."""
+    return any(
+        part.strip().lower() == "return=minimal"
+        for header in request.headers.getall("Prefer", [])
+        for part in header.split(",")
+    )

@@ -1,0 +1,108 @@
+"""The listening side that aiohttp leaves open: a cap on connections, a time for the head, problems for bad HTTP.
+
+It uses a few names of aiohttp that are not public (`Server._kwargs`, `RequestHandler._request_count`); the tests in
+tests/api/test_server.py fail when one of them goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from chatserver.api import problems
+from chatserver.config import Settings
+
+
+class GuardedHandler(RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_head_deadline", "_settings")
+
+    def __init__(self, manager: GuardedServer, settings: Settings, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._settings = settings
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        manager = self._manager
+        if manager is not None and len(manager._connections) > self._settings.max_connections:
+            self.force_close()
+            return
+        self._head_deadline = self._loop.call_later(self._settings.header_timeout_seconds, self._check_head)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+        super().connection_lost(exc)
+
+    def _check_head(self) -> None:
+        """Close a connection whose first request's head is not here yet (slowloris)."""
+        self._head_deadline = None
+        if self._request_count == 0:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that is not HTTP as a problem. What was wrong with it stays unlogged: it is noise."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        request_id = secrets.token_hex(8)
+        response = problems.internal(request_id) if status >= 500 else problems.http_response(status, request_id)
+        response.force_close()
+        return response
+
+
+class GuardedServer(web.Server):
+    """Makes GuardedHandlers."""
+
+    def __init__(self, settings: Settings, plain: web.Server) -> None:
+        super().__init__(
+            plain.request_handler,
+            request_factory=plain.request_factory,
+            handler_cancellation=plain.handler_cancellation,
+            loop=plain._loop,
+            **plain._kwargs,
+        )
+        self._settings = settings
+
+    def __call__(self) -> RequestHandler:
+        return GuardedHandler(self, self._settings, loop=self._loop, **self._kwargs)
+
+
+class GuardedRunner(web.AppRunner):
+    """An AppRunner with the guards.
+
+    Args:
+        settings: connection cap, timeouts, header sizes.
+        shutdown_seconds: how long open requests may take once the listening socket is closed.
+    """
+
+    def __init__(self, app: web.Application, settings: Settings, *, shutdown_seconds: float) -> None:
+        super().__init__(
+            app,
+            handle_signals=False,
+            access_log=None,
+            # Without it aiohttp does not notice that a stream's client has gone.
+            handler_cancellation=True,
+            shutdown_timeout=shutdown_seconds,
+            keepalive_timeout=settings.keepalive_timeout_seconds,
+            max_line_size=settings.max_header_bytes,
+            max_field_size=settings.max_header_bytes,
+            lingering_time=2.0,
+            auto_decompress=False,
+        )
+        self._guards = settings
+
+    async def _make_server(self) -> web.Server:
+        return GuardedServer(self._guards, await super()._make_server())
