@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks` runs them all, README.md says what each one asks and how."""

@@ -1,0 +1,144 @@
+"""What most people would write: FastAPI, sse-starlette, uvicorn on uvloop, a dict of sessions in memory.
+
+It does the job of chatserver's `POST /api/chat`, `GET /api/state` and `GET /api/chat/stream` with the same fake agent:
+one JSON event per token, a queue per subscriber, the answer collected in the session. It is decent code and no straw
+man: an event is encoded once for all subscribers, queues are cleaned up, the agent runs in a task of its own. It has no
+durability, no numbered events, no resume, no limits and no owners.
+
+    python -m benchmarks.baseline_fastapi --port 8081
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+from sse_starlette.sse import EventSourceResponse
+
+from benchmarks.fake_agent import tokens
+
+app = FastAPI()
+
+
+@dataclass
+class Session:
+    """One conversation."""
+
+    id: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    subscribers: set[asyncio.Queue[str]] = field(default_factory=set)
+    task: asyncio.Task[None] | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {"session_id": self.id, "messages": self.messages, "is_processing": self.task is not None}
+
+    def publish(self, event: dict[str, Any]) -> None:
+        data = json.dumps({"session_id": self.id, **event})
+        for queue in self.subscribers:
+            queue.put_nowait(data)
+
+
+sessions: dict[str, Session] = {}
+
+
+class ChatRequest(BaseModel):
+    """Body of `POST /api/chat`."""
+
+    message: str
+    session_id: str | None = None
+
+
+def get_session(session_id: str | None) -> Session:
+    session_id = session_id or str(uuid.uuid4())
+    if session_id not in sessions:
+        sessions[session_id] = Session(session_id)
+    return sessions[session_id]
+
+
+def add_message(session: Session, role: str, content: str) -> dict[str, Any]:
+    message = {"id": str(uuid.uuid4()), "role": role, "content": content, "status": "completed"}
+    session.messages.append(message)
+    session.publish({"type": "message.created", "message": message})
+    return message
+
+
+async def answer(session: Session, question: str) -> None:
+    message = add_message(session, "assistant", "")
+    turn_id = str(uuid.uuid4())
+    ids = {"turn_id": turn_id, "message_id": message["id"]}
+    message["status"] = "streaming"
+    session.publish({"type": "turn.started", **ids})
+    try:
+        async for token in tokens(question):
+            message["content"] += token
+            session.publish({"type": "text.delta", **ids, "text": token})
+        message["status"] = "completed"
+    finally:
+        session.task = None
+        session.publish({"type": "turn.ended", **ids, "outcome": message["status"]})
+
+
+@app.post("/api/chat")
+async def chat(request: ChatRequest) -> dict[str, Any]:
+    session = get_session(request.session_id)
+    if session.task is not None:
+        raise HTTPException(409, "still answering")
+    add_message(session, "user", request.message)
+    session.task = asyncio.create_task(answer(session, request.message))
+    return session.state()
+
+
+@app.get("/api/state")
+async def state(session_id: str | None = None) -> dict[str, Any]:
+    return get_session(session_id).state()
+
+
+@app.get("/api/chat/stream")
+async def chat_stream(session_id: str | None = None) -> EventSourceResponse:
+    session = get_session(session_id)
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    session.subscribers.add(queue)
+
+    async def events() -> AsyncIterator[dict[str, str]]:
+        try:
+            yield {"data": json.dumps({"type": "snapshot", "state": session.state()})}
+            while True:
+                yield {"data": await queue.get()}
+        finally:
+            session.subscribers.discard(queue)
+
+    return EventSourceResponse(events(), ping=15)
+
+
+@app.get("/health")
+async def health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def main() -> None:
+    """Serve until a signal; prints its address when the socket listens."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", arguments.port))
+    sock.listen(4096)
+    sys.stdout.write(f"http://127.0.0.1:{sock.getsockname()[1]}\n")
+    sys.stdout.flush()
+    config = uvicorn.Config(app, loop="uvloop", log_level="warning", access_log=False, backlog=4096)
+    uvicorn.Server(config).run(sockets=[sock])
+
+
+if __name__ == "__main__":
+    main()
