@@ -28,5 +28,7 @@ export default defineConfig({
     environment: "jsdom",
     include: ["src/**/*.test.ts"],
     restoreMocks: true,
+    // One line a file, and all of what failed.
+    reporters: [["default", { summary: false }]],
   },
 });

@@ -61,16 +61,27 @@ export class MarkdownBlocks {
   #settledText = "";
   #settled = 0; // so many blocks come from #settledText
   #links: Links = {};
+  #defined = "{}"; // the links known at the last update
   #blocks: readonly Block[] = [];
 
   /** The blocks of `text`, which usually is the last one and more. `done`: nothing will be appended. */
   update(text: string, done: boolean): readonly Block[] {
     const source = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
     if (done || !source.startsWith(this.#settledText)) this.#restart();
-    const { tokens, links } = lex(source.slice(this.#settledText.length), this.#links);
+    let { tokens, links } = lex(source.slice(this.#settledText.length), this.#links);
+    // A link's definition may stand far behind the link, and then changes a block that had settled.
+    const redefined = JSON.stringify(links) !== this.#defined;
+    if (redefined && this.#settled > 0) {
+      this.#restart();
+      ({ tokens, links } = lex(source, {}));
+    }
+    this.#defined = JSON.stringify(links);
     const shown = done ? tokens : [...tokens.slice(0, -1), ...tidied(tokens.at(-1), links)];
     const before = this.#blocks;
-    const fresh = shown.filter(isShown).map((token, i) => block(token, before[this.#settled + i]));
+    const fresh = shown.filter(isShown).map((token, i) => {
+      const old = before[this.#settled + i];
+      return block(token, redefined && token.raw.includes("]") ? undefined : old);
+    });
     this.#blocks = [...before.slice(0, this.#settled), ...fresh];
     if (!done) this.#settle(source, tokens, links);
     return this.#blocks;

@@ -168,7 +168,10 @@ export function comparePositions(a: string, b: string): number {
   return compareDigits(x[1]!, y[1]!) || compareDigits(x[2]!, y[2]!);
 }
 
-/** Whether `next` can follow `last` with nothing in between: the next number, or the first of a later fence. */
+/**
+ * Whether `next` can follow `last` with nothing in between: the next number, or the first of a later fence. (How many
+ * a fence had is not in its ids, so that its last one is there is for the server to hold.)
+ */
 export function follows(last: string, next: string): boolean {
   const [x, y] = [POSITION.exec(last), POSITION.exec(next)];
   if (!x || !y) return false;

@@ -1,0 +1,100 @@
+import { flushSync, mount, unmount } from "svelte";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+
+import Composer from "../Composer.svelte";
+
+const sent: string[] = [];
+let stops = 0;
+let component: ReturnType<typeof mount>;
+
+function render(props: Partial<{ processing: boolean; stopping: boolean; initial: string; maxLength: number }> = {}): void {
+  component = mount(Composer, {
+    target: document.body,
+    props: {
+      processing: false,
+      stopping: false,
+      maxLength: 100,
+      initial: "",
+      onDraft: () => {},
+      onSend: (text: string) => sent.push(text),
+      onStop: () => stops++,
+      ...props,
+    },
+  });
+  flushSync();
+}
+
+function part<T extends HTMLElement>(name: string): T {
+  return document.querySelector<T>(`[data-testid=${name}]`)!;
+}
+
+function type(text: string): void {
+  const area = part<HTMLTextAreaElement>("composer");
+  area.value = text;
+  area.dispatchEvent(new Event("input", { bubbles: true }));
+  flushSync();
+}
+
+function press(key: string, init: KeyboardEventInit = {}): KeyboardEvent {
+  const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...init });
+  part("composer").dispatchEvent(event);
+  flushSync();
+  return event;
+}
+
+beforeEach(() => {
+  vi.stubGlobal("matchMedia", () => ({ matches: true }));
+  sent.length = stops = 0;
+});
+
+afterEach(async () => {
+  await unmount(component);
+  vi.unstubAllGlobals();
+});
+
+describe("Composer", () => {
+  it("sends on Enter, empties itself and keeps the focus", () => {
+    render();
+    type("hello");
+    expect(press("Enter").defaultPrevented).toBe(true);
+    expect(sent).toEqual(["hello"]);
+    expect(part<HTMLTextAreaElement>("composer").value).toBe("");
+    expect(document.activeElement).toBe(part("composer"));
+  });
+
+  it("breaks the line on Shift+Enter", () => {
+    render();
+    type("hello");
+    expect(press("Enter", { shiftKey: true }).defaultPrevented).toBe(false);
+    expect(sent).toEqual([]);
+  });
+
+  it("leaves Enter to an input method that composes", () => {
+    render();
+    type("日本");
+    press("Enter", { isComposing: true });
+    press("Enter", { keyCode: 229 });
+    expect(sent).toEqual([]);
+  });
+
+  it.each(["", "   ", "x".repeat(101)])("does not send %j", (text) => {
+    render();
+    type(text);
+    press("Enter");
+    expect(sent).toEqual([]);
+    expect(part<HTMLButtonElement>("send").disabled).toBe(true);
+  });
+
+  it("offers to stop only while an answer is being written", () => {
+    render({ processing: true, initial: "next" });
+    part("stop").click();
+    expect(stops).toBe(1);
+    part("send").click();
+    expect(sent).toEqual(["next"]);
+  });
+
+  it("has no stop button when nothing runs", () => {
+    render();
+    expect(part("stop")).toBeNull();
+  });
+});
