@@ -39,6 +39,9 @@ class ModelConfig(_Part):
     context_tokens: Count = Field(8192, description="prompt and answer together")
     max_output_tokens: Count = Field(2048, description="answer")
     max_concurrent_turns: Count = Field(64, description="turns at this model at once; others wait")
+    max_waiting_turns: Count = Field(
+        256, description="turns that may wait for a place at this model; over it a turn fails at once"
+    )
     fallback: str | None = Field(
         None, description="another model's id, used when this one fails before its first token"
     )
@@ -125,6 +128,11 @@ class Settings(BaseSettings):
         None, description="folder of Markdown that the embedded agent answers from; unset: chatserver's own"
     )
     no_docs: bool = Field(False, description="switch the embedded agent and search_docs off")
+    scripted: bool = Field(
+        False,
+        description="offer the model `scripted`, which does what the message says (tests, demos, benchmarks); "
+        "off, since whoever may talk to it can make turns hang and fail",
+    )
     docs_max_files: Count = Field(
         2_000, description="Markdown files that are read; further ones are left out and named"
     )
