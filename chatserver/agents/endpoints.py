@@ -8,6 +8,7 @@ a model's concurrency limit (slots.py) is, and a second limit below it would mak
 from __future__ import annotations
 
 import aiohttp
+from yarl import URL
 
 from chatserver import __version__
 
@@ -26,16 +27,17 @@ class Endpoints:
         self._closed = False
 
     def session(self, base_url: str) -> aiohttp.ClientSession:
-        """The session for `base_url`; the caller must not close it.
+        """The session for `base_url`, one for each scheme, host and port; the caller must not close it.
 
         Raises:
-            RuntimeError: after `close`.
+            RuntimeError: after `close`. ValueError: no absolute address.
         """
-        session = self._sessions.get(base_url)
+        endpoint = str(URL(base_url).origin())
+        session = self._sessions.get(endpoint)
         if session is None:
             if self._closed:
                 raise RuntimeError("the endpoints are closed")
-            session = self._sessions[base_url] = aiohttp.ClientSession(
+            session = self._sessions[endpoint] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=DNS_CACHE_SECONDS
                 ),

@@ -1,0 +1,253 @@
+"""Catalog: the models that sessions can name (spec V6), and which one answers.
+
+Invariants: never empty, and its default always exists; a key is read here once, handed to its agent and never shown; a
+model falls back to another only while nothing of its answer was given out. Made once at start, immutable then.
+
+Concrete agents come in through `Factories`; this module knows only what an agent is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from structlog.typing import FilteringBoundLogger
+
+from chatserver.agents.base import Agent, AgentEvent, AgentTurn, ModelSettings
+from chatserver.agents.slots import Slots
+from chatserver.config import ModelConfig, Settings
+from chatserver.errors import AgentError, StartupError
+
+Kind = Literal["openai", "python", "docs", "scripted", "none"]
+
+# Ids of the models that are not configured one by one.
+DOCS = "docs"
+SCRIPTED = "scripted"
+NOTHING = "none"
+# What agents without a window of their own are told: ModelConfig's defaults.
+CONTEXT_TOKENS = 8192
+MAX_OUTPUT_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Factories:
+    """How the composition root makes agents; each is called at most once for a model.
+
+    `openai` gets an entry and its key (None where it has none); `python` the `package.module:name`, and gives the
+    model's id with the agent; `docs`, whether a language model stands beside it. None where there is no such agent.
+    """
+
+    openai: Callable[[ModelConfig, str | None], Agent]
+    python: Callable[[str], tuple[str, Agent]]
+    scripted: Callable[[], Agent]
+    docs: Callable[[bool], Agent] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as turns use it. `agent` includes the fallback."""
+
+    settings: ModelSettings
+    kind: Kind
+    agent: Agent
+    offers_tools: bool = True
+    missing_api_key: bool = False
+    fallback: str | None = None
+    slots: Slots | None = None
+
+    def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
+        """A place among the model's concurrent turns; waits for one. See Slots.held."""
+        return self.slots.held(tenant) if self.slots is not None else _free()
+
+
+class Catalog:
+    """See the module; made by `build_catalog`."""
+
+    def __init__(self, entries: Sequence[Entry], default_id: str, agents: Sequence[Agent]) -> None:
+        self._entries = {entry.settings.id: entry for entry in entries}
+        self._default_id = default_id
+        self._agents = tuple(agents)
+
+    def default_id(self) -> str:
+        """The model of sessions that name none."""
+        return self._default_id
+
+    def ids(self) -> tuple[str, ...]:
+        """Models a session may name, the default first."""
+        return (self._default_id, *(i for i in self._entries if i != self._default_id))
+
+    def resolve(self, model_id: str | None) -> Entry:
+        """The model a session means: the default where it names none, or one that has gone (spec V5)."""
+        return self._entries.get(model_id or "") or self._entries[self._default_id]
+
+    def missing_api_key(self, model_id: str | None) -> bool:
+        """Whether turns of this model would fail for want of a key."""
+        return self.resolve(model_id).missing_api_key
+
+    def models(self) -> list[dict[str, Any]]:
+        """The public list, the default first; no key, no address."""
+        return [
+            {
+                "id": entry.settings.id,
+                "name": entry.settings.name,
+                "kind": entry.kind,
+                "default": entry.settings.id == self._default_id,
+                "context_tokens": entry.settings.context_tokens,
+                "max_output_tokens": entry.settings.max_output_tokens,
+                "tools": entry.offers_tools,
+                "fallback": entry.fallback,
+                "missing_api_key": entry.missing_api_key,
+            }
+            for entry in map(self.resolve, self.ids())
+        ]
+
+    async def close(self) -> None:
+        """Close every agent, each whatever becomes of the others; idempotent as they are."""
+        async with AsyncExitStack() as stack:
+            for agent in self._agents:
+                stack.push_async_callback(agent.close)
+
+
+def build_catalog(
+    settings: Settings,
+    discovered: Sequence[ModelConfig],
+    factories: Factories,
+    environ: Mapping[str, str],
+    log: FilteringBoundLogger,
+) -> Catalog:
+    """The catalogue of configured, discovered and embedded models.
+
+    Args:
+        discovered: what discovery.py found; used where none is configured.
+        environ: where keys are read.
+    Raises:
+        StartupError: two models want one id, a fallback or the default names no model, fallbacks go in a circle.
+    """
+    configs = settings.models or tuple(discovered)
+    entries: dict[str, Entry] = {}
+
+    def add(entry: Entry) -> None:
+        model_id = entry.settings.id
+        if model_id in entries:
+            raise StartupError(f"two models have the id {model_id!r}; give the one in the configuration another")
+        entries[model_id] = entry
+
+    if settings.agent is not None:
+        model_id, agent = factories.python(settings.agent)
+        add(_plain(model_id, model_id, "python", agent))
+    for config in configs:
+        add(_configured(config, factories, environ))
+    if factories.docs is not None:
+        add(_plain(DOCS, "Documentation", "docs", factories.docs(bool(entries))))
+    if settings.scripted:
+        add(_plain(SCRIPTED, "Scripted", "scripted", factories.scripted()))
+    if not entries:
+        add(_plain(NOTHING, "No model", "none", _Nothing()))
+
+    default_id = settings.default_model or next(iter(entries))
+    if default_id not in entries:
+        raise StartupError(f"default_model {default_id!r} is not among the models: {', '.join(entries)}")
+    agents = [entry.agent for entry in entries.values()]
+    return Catalog(_with_fallbacks(entries, log), default_id, agents)
+
+
+def _configured(config: ModelConfig, factories: Factories, environ: Mapping[str, str]) -> Entry:
+    key = environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
+    return Entry(
+        settings=ModelSettings(config.id, config.model, config.context_tokens, config.max_output_tokens),
+        kind="openai",
+        agent=factories.openai(config, key or None),
+        offers_tools=config.tools,
+        missing_api_key=config.api_key_env is not None and not key,
+        fallback=config.fallback,
+        slots=Slots(config.max_concurrent_turns, config.max_waiting_turns),
+    )
+
+
+def _plain(model_id: str, name: str, kind: Kind, agent: Agent) -> Entry:
+    return Entry(ModelSettings(model_id, name, CONTEXT_TOKENS, MAX_OUTPUT_TOKENS), kind, agent)
+
+
+def _with_fallbacks(entries: Mapping[str, Entry], log: FilteringBoundLogger) -> list[Entry]:
+    """The entries with each agent followed by its fallbacks. A chain that leads back would hold a place at one model
+    while it waits for a place at another, for ever."""
+    finished: dict[str, Entry] = {}
+
+    def finish(model_id: str, seen: tuple[str, ...]) -> Entry:
+        if model_id in seen:
+            raise StartupError(f"fallbacks go in a circle: {' -> '.join((*seen, model_id))}")
+        if model_id not in finished:
+            entry = entries[model_id]
+            if entry.fallback is not None:
+                if entry.fallback not in entries:
+                    raise StartupError(f"model {model_id!r} falls back to {entry.fallback!r}, which is no model")
+                then = finish(entry.fallback, (*seen, model_id))
+                entry = replace(entry, agent=_WithFallback(entry.agent, then, log))
+            finished[model_id] = entry
+        return finished[model_id]
+
+    return [finish(model_id, ()) for model_id in entries]
+
+
+class _WithFallback:
+    """An agent, and another model that answers where it fails before it has begun."""
+
+    def __init__(self, agent: Agent, then: Entry, log: FilteringBoundLogger) -> None:
+        self._agent = agent
+        self._then = then
+        self._log = log
+
+    async def run(self, turn: AgentTurn) -> AsyncGenerator[AgentEvent, None]:
+        begun = False
+        try:
+            async with _closing(self._agent.run(turn)) as events:
+                async for event in events:
+                    begun = True
+                    yield event
+            return
+        except AgentError as error:
+            if begun:
+                raise
+            self._log.warning(
+                "model_falls_back", model=turn.model.id, to=self._then.settings.id, code=error.narrow_code
+            )
+        then = self._then
+        async with then.slot(turn.tenant), _closing(then.agent.run(replace(turn, model=then.settings))) as events:
+            async for event in events:
+                yield event
+
+    async def close(self) -> None:
+        """Nothing of its own: the catalogue closes both."""
+
+
+class _Nothing:
+    """Stands where there is no model at all, so that everything else works and a turn says what is missing."""
+
+    def run(self, turn: AgentTurn) -> AsyncIterator[AgentEvent]:
+        return self
+
+    def __aiter__(self) -> AsyncIterator[AgentEvent]:
+        return self
+
+    async def __anext__(self) -> AgentEvent:
+        raise AgentError("No model is configured, and the embedded one is switched off.", code="no_model")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@asynccontextmanager
+async def _closing(events: AsyncIterator[AgentEvent]) -> AsyncIterator[AsyncIterator[AgentEvent]]:
+    """Close a generator that is left half-way now, in this task: it may hold an endpoint's connection."""
+    try:
+        yield events
+    finally:
+        if (aclose := getattr(events, "aclose", None)) is not None:
+            await aclose()
+
+
+@asynccontextmanager
+async def _free() -> AsyncIterator[None]:
+    yield
