@@ -17,6 +17,7 @@ import pytest_asyncio
 import uvloop
 
 from tests import leaks
+from tests.llama import llama as llama
 
 # No deadline per example: on a shared machine it measures the neighbours. The blob makes a failure repeatable anywhere.
 hypothesis.settings.register_profile("chatserver", deadline=None, print_blob=True)
