@@ -2,7 +2,7 @@
 
 Invariants: no I/O; pieces that arrive together come out joined, in order; a call's fragments are joined by index and
 never given out half; memory is bounded by `MAX_CALLS` and `MAX_ARGUMENT_CHARS` (the answer's own length is the turn's
-limit). A payload that is not what it should be raises UpstreamError and nothing else.
+limit). A payload that is not what it should be is a failure, told after what came before it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import orjson
 
 from chatserver.agents import json_border, upstream_errors
 from chatserver.agents.base import AgentEvent, Reasoning
+from chatserver.agents.upstream_errors import UpstreamError
 from chatserver.message import Usage
 
 # Far above what a model asks for in one step; a turn's own limits (tool_calls_per_turn) come after it.
@@ -40,10 +41,10 @@ class Completion:
     """What one request gave so far.
 
     `finish_reason` is the endpoint's word for why it ended, `done` whether the closing `[DONE]` was seen. `usage` is
-    None until the endpoint tells it.
+    None until the endpoint tells it. After a `failure` nothing more is taken.
     """
 
-    __slots__ = ("_argument_chars", "calls", "done", "finish_reason", "reasoning_bytes", "text", "usage")
+    __slots__ = ("_argument_chars", "calls", "done", "failure", "finish_reason", "reasoning_bytes", "text", "usage")
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -52,6 +53,7 @@ class Completion:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.done = False
+        self.failure: UpstreamError | None = None
         self._argument_chars = 0
 
     @property
@@ -63,45 +65,52 @@ class Completion:
         """Take payloads that arrived together.
 
         Returns:
-            Text and reasoning in the order they came, neighbours of a kind joined to one.
-        Raises:
-            UpstreamError: an error object, or something that is no completion chunk.
+            Text and reasoning in the order they came, neighbours of a kind joined to one. An error object, or
+            something that is no completion chunk, ends it and stands in `failure`.
         """
         events: list[AgentEvent] = []
         text: list[str] = []
-        for payload in payloads:
-            if payload.startswith(b"[DONE]"):
-                self.done = True
-                break
-            try:
-                chunk = orjson.loads(payload)
-            except orjson.JSONDecodeError:
-                chunk = _mended(payload)
-            if type(chunk) is not dict:
-                raise upstream_errors.protocol("The model's endpoint sent something that is no answer.")
-            if chunk.get("usage") or "error" in chunk:
-                self._aside(chunk)
-            choices = chunk.get("choices")
-            if not choices:
-                continue
-            if type(choices) is not list or type(choices[0]) is not dict:
-                raise upstream_errors.protocol("The model's endpoint sent an answer without its parts.")
-            choice = choices[0]
-            # An endpoint that ignores `stream` sends the whole answer at once, as `message`.
-            delta = choice.get("delta") or choice.get("message")
-            if type(delta) is dict:
-                content = delta.get("content")
-                size = len(delta)
-                if type(content) is str and content and (size == 1 or (size == 2 and "role" in delta)):
-                    text.append(content)
-                else:
-                    self._delta(delta, text, events)
-            reason = choice.get("finish_reason")
-            if reason:
-                self.finish_reason = str(reason)
+        try:
+            for payload in payloads:
+                if self.done or self.failure is not None:
+                    break
+                self._take(payload, text, events)
+        except UpstreamError as error:
+            self.failure = error
         if text:
             self._say(text, events)
         return events
+
+    def _take(self, payload: bytes, text: list[str], events: list[AgentEvent]) -> None:
+        if payload.startswith(b"[DONE]"):
+            self.done = True
+            return
+        try:
+            chunk = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            chunk = _mended(payload)
+        if type(chunk) is not dict:
+            raise upstream_errors.protocol("The model's endpoint sent something that is no answer.")
+        if chunk.get("usage") or "error" in chunk:
+            self._aside(chunk)
+        choices = chunk.get("choices")
+        if not choices:
+            return
+        if type(choices) is not list or type(choices[0]) is not dict:
+            raise upstream_errors.protocol("The model's endpoint sent an answer without its parts.")
+        choice = choices[0]
+        # An endpoint that ignores `stream` sends the whole answer at once, as `message`.
+        delta = choice.get("delta") or choice.get("message")
+        if type(delta) is dict:
+            content = delta.get("content")
+            size = len(delta)
+            if type(content) is str and content and (size == 1 or (size == 2 and "role" in delta)):
+                text.append(content)
+            else:
+                self._delta(delta, text, events)
+        reason = choice.get("finish_reason")
+        if reason:
+            self.finish_reason = str(reason)
 
     def _say(self, text: list[str], events: list[AgentEvent]) -> None:
         joined = "".join(text)

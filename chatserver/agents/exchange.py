@@ -22,7 +22,7 @@ from yarl import URL
 from chatserver.agents import json_border, upstream_errors
 from chatserver.agents.base import AgentEvent
 from chatserver.agents.chunks import Completion
-from chatserver.agents.sse_parser import EventTooLarge, SSEParser
+from chatserver.agents.sse_parser import SSEParser
 
 # After its finish_reason an endpoint has only usage and [DONE] to say; one that keeps the connection open instead
 # must not keep the turn open.
@@ -128,6 +128,8 @@ class Exchange:
             if len(body) > WHOLE_BODY_BYTES:
                 raise upstream_errors.protocol("The model's endpoint sent an answer that is too large.")
         events = self.completion.feed([bytes(body)])
+        if self.completion.failure is not None:
+            raise self.completion.failure
         if not self.completion.complete:
             raise upstream_errors.protocol("The model's endpoint sent something that is no answer.")
         self._end()
@@ -146,6 +148,10 @@ class Exchange:
             while not self._ended:
                 if self.completion.done:
                     await self._drain()
+                elif self.completion.failure is not None:
+                    if not self.completion.complete:  # it came together with what was given out last
+                        raise self.completion.failure
+                    self._end()
                 elif events := await self._next():
                     return events
                 watch.start()
@@ -172,14 +178,15 @@ class Exchange:
                     raise upstream_errors.protocol(BROKEN_OFF, retryable=True)
                 self._end()
                 return []
-            try:
-                payloads = self._parser.feed(chunk)
-            except EventTooLarge:
-                raise upstream_errors.protocol("The model's endpoint sent a line that is too long.") from None
-            if payloads:
-                events = completion.feed(payloads)
-                if completion.complete:
-                    self._watch.shorten(AFTER_FINISH_SECONDS)
+            payloads = self._parser.feed(chunk)
+            events = completion.feed(payloads) if payloads else []
+            if self._parser.overflow and completion.failure is None:
+                completion.failure = upstream_errors.protocol("The model's endpoint sent a line that is too long.")
+            if completion.complete:
+                self._watch.shorten(AFTER_FINISH_SECONDS)
+            elif completion.failure is not None and not events:
+                raise completion.failure
+            if payloads or completion.failure is not None:
                 return events
 
     async def _drain(self) -> None:

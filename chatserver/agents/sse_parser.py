@@ -16,19 +16,20 @@ MAX_EVENT_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
-class EventTooLarge(ValueError):
-    """An event, or a line, went over `MAX_EVENT_BYTES`."""
-
-
 class SSEParser:
-    """Incremental. An event that the end of the stream cuts is never given out, as the standard says."""
+    """Incremental. An event that the end of the stream cuts is never given out, as the standard says.
 
-    __slots__ = ("_after_cr", "_data", "_line", "_size", "_start")
+    `overflow` turns true when an event or a line goes over `MAX_EVENT_BYTES`; nothing comes out after that.
+    """
+
+    __slots__ = ("_after_cr", "_data", "_data_size", "_line", "_line_size", "_start", "overflow")
 
     def __init__(self) -> None:
+        self.overflow = False
         self._line: list[bytes] = []  # the unfinished line, in parts
         self._data: list[bytes] = []  # data lines of the unfinished event
-        self._size = 0  # bytes held in both
+        self._line_size = 0
+        self._data_size = 0  # of the lines that `_data` came from, so that a million empty ones count too
         self._after_cr = False  # the last chunk ended in CR: an LF at the start of the next belongs to it
         self._start: bytes | None = b""  # the first bytes, until they can't be a byte order mark any more
 
@@ -37,9 +38,9 @@ class SSEParser:
 
         Returns:
             The payloads of the events that `chunk` completes, oldest first.
-        Raises:
-            EventTooLarge: the parser is of no use afterwards.
         """
+        if self.overflow:
+            return []
         if self._start is not None:
             chunk = self._skip_bom(chunk)
         if b"\r" in chunk or self._after_cr:
@@ -48,40 +49,51 @@ class SSEParser:
             self._hold(chunk)
             return []
         lines = chunk.split(b"\n")
+        roomy = self._line_size + len(chunk) > MAX_EVENT_BYTES  # else no line can be too long
         if self._line:
             self._line.append(lines[0])
             lines[0] = b"".join(self._line)
             self._line.clear()
-            self._size = sum(map(len, self._data))
+            self._line_size = 0
         rest = lines.pop()
         data = self._data
         out: list[bytes] = []
         for line in lines:
+            if roomy and len(line) > MAX_EVENT_BYTES:
+                self._overflow()
+                return out
             if not line:
                 if data:
                     out.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
-                    self._size = 0
-            elif line[:6] == b"data: ":
+                    self._data_size = 0
+                continue
+            if line[:6] == b"data: ":
                 data.append(line[6:])
-                self._size += len(line)
             elif line[:5] == b"data:":
                 data.append(line[5:])
-                self._size += len(line)
             elif line == b"data":
                 data.append(b"")
-                self._size += 1
-            if self._size > MAX_EVENT_BYTES or len(line) > MAX_EVENT_BYTES:
-                raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+            else:
+                continue
+            self._data_size += len(line)
+            if self._data_size > MAX_EVENT_BYTES:
+                self._overflow()
+                return out
         if rest:
             self._hold(rest)
         return out
 
     def _hold(self, part: bytes) -> None:
         self._line.append(part)
-        self._size += len(part)
-        if self._size > MAX_EVENT_BYTES:
-            raise EventTooLarge(f"more than {MAX_EVENT_BYTES} bytes without an end of line")
+        self._line_size += len(part)
+        if self._line_size > MAX_EVENT_BYTES:
+            self._overflow()
+
+    def _overflow(self) -> None:
+        self.overflow = True
+        self._line.clear()
+        self._data.clear()
 
     def _line_feeds_only(self, chunk: bytes) -> bytes:
         """CR and CRLF end a line like LF does; a CRLF may be cut in its middle."""
