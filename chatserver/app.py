@@ -20,7 +20,7 @@ from pathlib import Path
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
-from chatserver.agents.assembly import Agents, assemble
+from chatserver.agents_setup import Agents, assemble
 from chatserver.api import middleware
 from chatserver.api.page import PAGE, load_page
 from chatserver.api.routes import add_routes

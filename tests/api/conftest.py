@@ -1,0 +1,80 @@
+"""A real server in the test's own loop: real runner, real sockets, real store; and a client without manners."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from chatserver.app import RunningServer, start_server
+from chatserver.config import Settings
+
+ROOMY: dict[str, Any] = {
+    "port": 0,
+    "scripted": True,
+    "default_model": "scripted",
+    "discover_models": False,
+    "no_docs": True,
+    "session_creations_per_minute": 100_000,
+    "session_creations_global_per_minute": 100_000,
+}
+
+
+@dataclass(slots=True)
+class Api:
+    """A server, a client, and what was logged."""
+
+    server: RunningServer
+    http: aiohttp.ClientSession
+    log: io.StringIO
+    cookies: dict[str, str] = field(default_factory=dict)
+
+    def url(self, path: str) -> str:
+        return self.server.url + path
+
+    async def call(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any, dict[str, str]]:
+        """Status, body (JSON where it is) and headers of one request."""
+        async with self.http.request(method, self.url(path), **kwargs) as response:
+            is_json = "json" in response.headers.get("Content-Type", "")
+            body = await response.json(content_type=None) if is_json else await response.text()
+            return response.status, body, dict(response.headers)
+
+    async def post(self, path: str, **body: Any) -> tuple[int, Any, dict[str, str]]:
+        return await self.call("POST", path, json=body)
+
+    async def get(self, path: str, **kwargs: Any) -> tuple[int, Any, dict[str, str]]:
+        return await self.call("GET", path, **kwargs)
+
+
+Serve = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Starts servers with the given settings; the first uses the test's data folder."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Api:
+            log = io.StringIO()
+            values = ROOMY | {"data_dir": tmp_path / "data"} | settings
+            logger = structlog.wrap_logger(
+                structlog.PrintLogger(log), processors=[structlog.processors.JSONRenderer(default=repr)]
+            )
+            server = await stack.enter_async_context(start_server(Settings(**values), logger))
+            http = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+            return Api(server, http, log)
+
+        yield start
+
+
+@pytest.fixture
+async def api(serve: Serve) -> Api:
+    """A server with roomy limits and the scripted agent."""
+    return await serve()

@@ -1,0 +1,156 @@
+"""The whole story on real parts: three tabs, a real model server, a real tool server, a stop, a crash."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.llama import LlamaServer
+from tests.relay import relay
+from tests.server import ServerProcess
+
+pytestmark = pytest.mark.browser
+
+CONFIG = """
+default_model = "tiny"
+
+[[models]]
+id = "tiny"
+base_url = "{base_url}"
+model = "tiny"
+context_tokens = 2048
+max_output_tokens = 1500
+tools = false
+
+[[mcp_servers]]
+name = "time"
+command = ["mcp-server-time"]
+"""
+
+
+def answers(page: Page, status: str) -> object:
+    return page.locator(f'[data-testid=message][data-role=assistant][data-status="{status}"]')
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_test_id("composer").fill(text)
+    await page.get_by_test_id("send").click()
+
+
+async def words(page: Page) -> str:
+    return await page.locator('[role="log"]').inner_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.llama
+async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: Path, screenshots: Path) -> None:
+    """Issue 2, done when 2: every word of it."""
+    port = free_port()
+    config = tmp_path / "chatserver.toml"
+    async with relay("127.0.0.1", llama.port, pace_bytes=600, pace_seconds=0.02) as upstream:
+        config.write_text(CONFIG.format(base_url=f"{upstream.url}/v1"))
+        server = ServerProcess(
+            tmp_path / "data",
+            settings={"scripted": None, "default_model": None, "no_docs": None},
+            flags=("--port", str(port), "--config", str(config)),
+        )
+        async with server:
+            context = await chromium.new_context(viewport={"width": 1000, "height": 800})
+            complaints: list[str] = []
+            a, b = await context.new_page(), await context.new_page()
+            for page in (a, b):
+                page.on("pageerror", lambda error: complaints.append(str(error)))
+            await a.goto(f"{server.base_url}/?session=story-a")
+            await b.goto(f"{server.base_url}/?session=story-b")
+            c = await context.new_page()
+            await c.goto(f"{server.base_url}/?session=story-a")
+            for page in (a, b, c):
+                await expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "connected")
+
+            # Two sessions, and a third tab on the first one's.
+            await say(a, "canaryalpha tell me something")
+            await expect(answers(c, "streaming")).to_have_count(1)  # type: ignore[arg-type]
+            await say(b, "canarybravo tell me something else")
+            await expect(answers(b, "streaming")).to_have_count(1)  # type: ignore[arg-type]
+            await a.screenshot(path=screenshots / "1-streaming.png")
+
+            # Stop, and the upstream loses its connection.
+            lost = len(upstream.lost_at)
+            pressed = time.monotonic()
+            await a.get_by_test_id("stop").click()
+            await expect(answers(a, "interrupted")).to_have_count(1)  # type: ignore[arg-type]
+            await expect(answers(c, "interrupted")).to_have_count(1)  # type: ignore[arg-type]
+            assert len(upstream.lost_at) == lost + 1
+            # From the press, so the browser's own time is in it.
+            assert upstream.lost_at[-1] - pressed < 0.1 + 0.1
+            await a.screenshot(path=screenshots / "2-stopped.png")
+            stopped_text = await answers(a, "interrupted").inner_text()  # type: ignore[attr-defined]
+            assert len(stopped_text) > 20
+
+            # The other session went on meanwhile.
+            await expect(answers(b, "completed")).to_have_count(1, timeout=60_000)  # type: ignore[arg-type]
+
+            # A real tool server, by command and by /tool.
+            told = await b.evaluate(
+                """async () => (await fetch('/api/mcp-command', {method: 'POST',
+                    headers: {'Content-Type': 'application/json'},
+                    body: JSON.stringify({command: 'call_tool', session_id: 'story-b', args: {server: 'time',
+                        name: 'get_current_time', arguments: {timezone: 'Europe/Berlin'}}})})).json()"""
+            )
+            assert told["success"], told
+            assert "Europe/Berlin" in told["data"]["content"]
+            await b.locator("select[data-testid=model]").select_option("docs")
+            await say(b, '/tool time.get_current_time {"timezone": "Asia/Tokyo"}')
+            await expect(answers(b, "completed")).to_have_count(2)  # type: ignore[arg-type]
+            await expect(b.get_by_test_id("tool")).to_have_count(1)
+            assert "Asia/Tokyo" in await words(b)
+            await b.screenshot(path=screenshots / "3-tool.png")
+
+            # The server dies in the middle of an answer, and comes back.
+            await say(a, "canarycharlie and more")
+            await expect(answers(a, "streaming")).to_have_count(1)  # type: ignore[arg-type]
+            await a.wait_for_function(
+                "() => [...document.querySelectorAll('[data-status=streaming]')].at(-1)?.innerText.length > 100"
+            )
+            # What a crash may cost is half a second of text: wait until a checkpoint must have been made.
+            seen = await answers(a, "streaming").inner_text()  # type: ignore[attr-defined]
+            await a.wait_for_timeout(700)
+            await server.kill9()
+            await expect(a.get_by_test_id("connection")).not_to_have_attribute("data-state", "connected")
+            await a.screenshot(path=screenshots / "4-server-gone.png")
+            await server.start()
+            for page in (a, b, c):
+                await expect(page.get_by_test_id("connection")).to_have_attribute(
+                    "data-state", "connected", timeout=30_000
+                )
+            for page in (a, c):
+                await expect(answers(page, "interrupted")).to_have_count(2)  # type: ignore[arg-type]
+                text = await words(page)
+                assert "canaryalpha" in text
+                assert "canarycharlie" in text
+            cut = await answers(a, "interrupted").last.inner_text()  # type: ignore[attr-defined]
+            assert seen.split("\n")[0][:60] in cut
+            await a.screenshot(path=screenshots / "5-back.png")
+
+            # And it works on.
+            await say(a, "canarydelta")
+            await expect(answers(a, "streaming")).to_have_count(1)  # type: ignore[arg-type]
+            await a.get_by_test_id("stop").click()
+            await expect(answers(a, "interrupted")).to_have_count(3)  # type: ignore[arg-type]
+
+            # Nobody saw another's words.
+            for page in (a, c):
+                assert "canarybravo" not in await page.content()
+            for word in ("canaryalpha", "canarycharlie", "canarydelta"):
+                assert word not in await b.content()
+            assert complaints == []
+            await context.close()

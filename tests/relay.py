@@ -1,0 +1,88 @@
+"""A TCP relay: passes bytes both ways, slows the answers down, and remembers when a side went away.
+
+It stands between the server and a real upstream, where a test has to see from outside that a connection was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Relay:
+    """A listening relay.
+
+    `pace_bytes` are passed to the client every `pace_seconds`; `lost_at` are the monotonic times at which a client went
+    away before the upstream had said everything.
+    """
+
+    port: int
+    pace_bytes: int
+    pace_seconds: float
+    lost_at: list[float] = field(default_factory=list)
+    open: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds: float = 0.0) -> AsyncIterator[Relay]:
+    """Relay to `host:port` while the block runs."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        made.open += 1
+        up_reader, up_writer = await asyncio.open_connection(host, port)
+        client_gone = asyncio.create_task(_pass_on(reader, up_writer))
+        upstream_done = asyncio.create_task(_pace(up_reader, writer, made))
+        try:
+            done, _ = await asyncio.wait({client_gone, upstream_done}, return_when=asyncio.FIRST_COMPLETED)
+            if client_gone in done and not upstream_done.done():
+                made.lost_at.append(time.monotonic())
+        finally:
+            made.open -= 1
+            for half in (client_gone, upstream_done):
+                half.cancel()
+            await asyncio.gather(client_gone, upstream_done, return_exceptions=True)
+            for end in (writer, up_writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+            tasks.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    made = Relay(server.sockets[0].getsockname()[1], pace_bytes, pace_seconds)
+    try:
+        yield made
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the sending side ends, by a close or a reset."""
+    with suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+
+
+async def _pace(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made: Relay) -> None:
+    with suppress(OSError):
+        while data := await reader.read(made.pace_bytes):
+            writer.write(data)
+            await writer.drain()
+            if made.pace_seconds:
+                await asyncio.sleep(made.pace_seconds)
