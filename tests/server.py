@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
 # Spec D3 promises 25 s; what takes longer than this is stuck and gets killed, so that a test never hangs.
 STOP_SECONDS = 40.0
@@ -123,6 +124,7 @@ class ServerProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=self.environment(),
+                cwd=ROOT,
             )
         if self._cpus is not None:
             os.sched_setaffinity(self._process.pid, self._cpus)

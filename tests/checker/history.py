@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,6 +53,24 @@ class _Final(NamedTuple):
 
 
 @dataclass(slots=True)
+class StreamedAnswer:
+    """An answer as it was streamed; `arrivals` are (time by `time.monotonic`, characters until then)."""
+
+    text: str
+    ended: bool = False
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+
+    def take(self, text: str, seen_at: float) -> None:
+        """Add a delta."""
+        self.text += text
+        self.arrivals.append((seen_at, len(self.text)))
+
+    def characters_at(self, moment: float) -> int:
+        """How many characters had arrived by then."""
+        return max((count for at, count in self.arrivals if at <= moment), default=0)
+
+
+@dataclass(slots=True)
 class Acknowledged:
     """A turn the server answered 2xx for, and the text it was given."""
 
@@ -68,6 +87,7 @@ class History:
 
     session_id: str
     frames: dict[Position, bytes] = field(default_factory=dict)
+    seen_at: dict[Position, float] = field(default_factory=dict)
     successors: dict[Position, Position] = field(default_factory=dict)
     snapshots: dict[Position, Json] = field(default_factory=dict)
     acknowledged: dict[str, Acknowledged] = field(default_factory=dict)
@@ -88,6 +108,7 @@ class History:
                 self.found.append(f"{position} came with two contents:\n  {seen!r}\n  {raw!r}")
             return
         self.frames[position] = raw
+        self.seen_at[position] = time.monotonic()
         turn_id, kind = event.get("turn_id"), event["type"]
         if kind == "turn.started":
             self.started[event["turn_id"]] = event["message_id"]
@@ -157,29 +178,33 @@ class History:
         following_fence = self.successors.get(at)
         return following_fence if following_fence in self.frames else None
 
-    def streamed_texts(self) -> dict[str, str]:
-        """The text of each answer whose whole stream was seen, by message id."""
-        texts: dict[str, list[str]] = {}
-        whole: dict[str, str] = {}
+    def answers(self) -> dict[str, StreamedAnswer]:
+        """The answers whose streams were seen from their beginning without a gap, by message id."""
+        found: dict[str, StreamedAnswer] = {}
+        going: dict[str, StreamedAnswer] = {}
         previous: Position | None = None
         for position in sorted(self.frames):
             event = json.loads(data_of(self.frames[position]))
-            if previous is None or position.fence != previous.fence or position.n != previous.n + 1:
-                # Events may be missing here; an answer that runs across is not seen whole. A turn keeps its fence.
-                texts.clear()
+            if previous is not None and position != (previous.fence, previous.n + 1):
+                # A turn keeps its fence. What runs across a gap was not seen whole; across a new fence, not ended.
+                if position.fence == previous.fence:
+                    for message_id in going:
+                        del found[message_id]
+                going.clear()
             previous = position
             match event["type"]:
                 case "message.created" if event["message"]["status"] == "streaming":
-                    texts[event["message"]["id"]] = [event["message"]["content"]]
-                case "message.updated" if event["message"]["id"] in texts:
-                    texts[event["message"]["id"]] = [event["message"]["content"]]
-                case "text.delta" if event["message_id"] in texts:
-                    texts[event["message_id"]].append(event["text"])
-                case "turn.ended" if event["message_id"] in texts:
-                    whole[event["message_id"]] = "".join(texts.pop(event["message_id"]))
+                    message_id = event["message"]["id"]
+                    found[message_id] = going[message_id] = StreamedAnswer(event["message"]["content"])
+                case "message.updated" if event["message"]["id"] in going:
+                    going[event["message"]["id"]].text = event["message"]["content"]
+                case "text.delta" if event["message_id"] in going:
+                    going[event["message_id"]].take(event["text"], self.seen_at[position])
+                case "turn.ended" if event["message_id"] in going:
+                    going.pop(event["message_id"]).ended = True
                 case _:
                     pass
-        return whole
+        return found
 
     def settled_problems(self, state: Json) -> list[str]:
         """What is wrong when `state`, fetched after everything ended, is all there is.
@@ -190,13 +215,17 @@ class History:
         if state["is_processing"] or state["queue"]:
             found.append(f"not settled: {state['active_turn_id']} runs, {len(state['queue'])} wait")
         messages = {m["id"]: m for m in state["messages"]}
-        for message_id, text in self.streamed_texts().items():
+        for message_id, answer in self.answers().items():
             stored = messages.get(message_id)
             if stored is None:
                 if not state["has_more"]:
                     found.append(f"answer {message_id} was streamed and is not stored")
-            elif stored["content"] != text:
-                found.append(f"answer {message_id}: streamed {text[-80:]!r}, stored {stored['content'][-80:]!r}")
+                continue
+            text, kept = answer.text, stored["content"]
+            # Of an answer that a crash cut, a client may have seen less than was kept, or more; never something else.
+            same = text == kept if answer.ended else text.startswith(kept) or kept.startswith(text)
+            if not same:
+                found.append(f"answer {message_id}: streamed {text[-80:]!r}, stored {kept[-80:]!r}")
         for turn in self.acknowledged.values():
             found += self._fate(turn, messages, has_more=state["has_more"])
         return found

@@ -1,0 +1,1 @@
+"""Long runs of one check each, seeded and resumable: `make campaign NAME=...`."""

@@ -1,0 +1,240 @@
+"""Two hundred readers that stop reading, among a thousand: the others hardly notice, the slow are cut (spec T5).
+
+Two servers are measured one after the other, one with readers that all read, one where every fifth has stopped. Each
+session bursts first, which fills every buffer of those that do not read, and then ticks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.campaigns.campaign import Campaign, Round
+from tests.checker import Checker, Violation
+from tests.server import ServerProcess
+
+READERS = 1_000
+SESSIONS = 50
+# Every so many readers one is slow.
+SLOW_EVERY = 5
+# Far above what the kernel and the server together hold for a connection that nobody reads.
+BURST_KB = 512
+PAUSE_MS = 100
+SLOW_BUFFER_BYTES = 4096
+STALL_SECONDS = 15.0
+CUT_SECONDS = 20.0
+MEMORY_BYTES = 50 << 20
+P99_FACTOR = 2.0
+# On a quiet server the 99th percentile is so small that the machine's other programs decide about a factor of it.
+P99_FLOOR_MS = 20.0
+
+_STAMP = re.compile(rb"@(\d+)@")
+
+
+class Reader(asyncio.Protocol):
+    """A tab that reads everything at once, and notes how late each tick is."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self.opened = asyncio.get_running_loop().create_future()
+        self.burst = asyncio.get_running_loop().create_future()
+        self.latencies_ms: list[float] = []
+        self.received = 0
+        self.lost = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(self._head)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        if not self.opened.done():
+            if b"data: " in data:
+                self.opened.set_result(None)
+            return
+        if self.received > BURST_KB * 1024 and not self.burst.done():
+            self.burst.set_result(None)
+        if len(data) < 2048:  # a tick, not a part of a burst or of a snapshot
+            now = time.monotonic_ns() // 1000
+            self.latencies_ms += [(now - int(stamp)) / 1000 for stamp in _STAMP.findall(data)]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        for waiting in (self.opened, self.burst):
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError("a stream was cut"))
+                waiting.exception()  # whoever waits sees it; nobody has to
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one server showed."""
+
+    p99_ms: float
+    memory_bytes: int
+    cut_seconds: float
+    ticks: int
+
+
+async def observe(folder: Path, *, readers: int, slow: bool, stall_seconds: float, ticking_seconds: float) -> Seen:
+    """Run a server with that many readers.
+
+    Args:
+        slow: whether every fifth reads nothing after it connected.
+        ticking_seconds: how long the sessions tick after their burst.
+    Raises:
+        Violation: a reader that reads was cut, or one that does not was not, in time.
+    """
+    server = ServerProcess(
+        folder,
+        settings={"scripted": None, "default_model": None, "stall_timeout_seconds": stall_seconds},
+        flags=("--agent", "tests.campaigns.ticking_agent:reply"),
+    )
+    sessions = [f"ticking-{n}" for n in range(min(SESSIONS, readers // SLOW_EVERY))]
+    tabs: list[Reader] = []
+    stopped: list[socket.socket] = []
+    async with server, Checker(server.base_url) as checker:
+        try:
+            for n in range(readers):
+                session_id = sessions[n % len(sessions)]
+                # By rows, so that every session has its share of slow ones.
+                if slow and (n // len(sessions)) % SLOW_EVERY == 0:
+                    stopped.append(await _stopped_reader(server.base_url, session_id))
+                else:
+                    tabs.append(await _reader(server.base_url, session_id))
+            await asyncio.gather(*(tab.opened for tab in tabs))
+            before = _descriptors(server.pid)
+            count = int(ticking_seconds * 1000 / PAUSE_MS)
+            for session_id in sessions:
+                await checker.send(session_id, f"tick {BURST_KB} {count} {PAUSE_MS}")
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(tab.burst for tab in tabs))
+            burst_over = time.monotonic()
+            memory, cut = server.memory_bytes(), 0.0
+            while time.monotonic() - burst_over < ticking_seconds:
+                await asyncio.sleep(0.25)
+                memory = max(memory, server.memory_bytes())
+                if not cut and _descriptors(server.pid) <= before - len(stopped):
+                    cut = time.monotonic() - burst_over
+            if any(tab.lost for tab in tabs):
+                raise Violation(f"{sum(tab.lost for tab in tabs)} readers that read everything were cut")
+            if slow and not cut:
+                left = _descriptors(server.pid) - (before - len(stopped))
+                raise Violation(f"{left} of {len(stopped)} stopped readers were still there after {ticking_seconds} s")
+        finally:
+            for sock in stopped:
+                sock.close()
+            for tab in tabs:
+                if tab.transport is not None:
+                    tab.transport.abort()
+            await asyncio.sleep(0.1)
+    latencies = [latency for tab in tabs for latency in tab.latencies_ms]
+    return Seen(statistics.quantiles(latencies, n=100)[98], memory, cut, len(latencies))
+
+
+def _head(session_id: str) -> bytes:
+    return f"GET /api/chat/stream?session_id={session_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+async def _reader(base_url: str, session_id: str) -> Reader:
+    parts = urlsplit(base_url)
+    loop = asyncio.get_running_loop()
+    _, reader = await loop.create_connection(lambda: Reader(_head(session_id)), parts.hostname, parts.port)
+    return reader
+
+
+async def _stopped_reader(base_url: str, session_id: str) -> socket.socket:
+    """A connection that asks for a stream, reads its beginning, and then nothing more."""
+    parts = urlsplit(base_url)
+    loop = asyncio.get_running_loop()
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER_BYTES)
+    await loop.sock_connect(sock, (parts.hostname, parts.port))
+    await loop.sock_sendall(sock, _head(session_id))
+    data = b""
+    while b"data: " not in data:
+        data += await loop.sock_recv(sock, 4096)
+    return sock
+
+
+def _descriptors(pid: int) -> int:
+    # The kernel keeps a dropped connection's unsent bytes for a while; the server's own side of it is what counts.
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+async def compare(folder: Path, *, readers: int, stall_seconds: float, cut_seconds: float) -> Counter[str]:
+    """Observe without and with slow readers.
+
+    Raises:
+        Violation: the others' 99th percentile, the memory, or the time until all were cut is over its limit.
+    """
+    ticking = cut_seconds + 2
+    calm = await observe(
+        folder / "calm", readers=readers, slow=False, stall_seconds=stall_seconds, ticking_seconds=ticking
+    )
+    slow = await observe(
+        folder / "slow", readers=readers, slow=True, stall_seconds=stall_seconds, ticking_seconds=ticking
+    )
+    limit_ms = max(P99_FACTOR * calm.p99_ms, P99_FLOOR_MS)
+    if slow.p99_ms > limit_ms:
+        raise Violation(f"99 of 100 ticks within {slow.p99_ms:.1f} ms beside slow readers, {calm.p99_ms:.1f} without")
+    if slow.memory_bytes - calm.memory_bytes > MEMORY_BYTES:
+        raise Violation(f"{(slow.memory_bytes - calm.memory_bytes) >> 20} MiB more beside slow readers")
+    if slow.cut_seconds > cut_seconds:
+        raise Violation(f"it took {slow.cut_seconds:.1f} s until all slow readers were cut")
+    return Counter(
+        readers=readers,
+        slow_readers=readers // SLOW_EVERY,
+        ticks=calm.ticks + slow.ticks,
+        p99_us_without=int(calm.p99_ms * 1000),
+        p99_us_beside=int(slow.p99_ms * 1000),
+        memory_kib_without=calm.memory_bytes >> 10,
+        memory_kib_beside=slow.memory_bytes >> 10,
+        cut_after_ms=int(slow.cut_seconds * 1000),
+    )
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Round]:
+    """Each round has servers of its own."""
+
+    async def one(number: int, random_: random.Random) -> Counter[str]:
+        return await compare(
+            folder / str(number), readers=READERS, stall_seconds=STALL_SECONDS, cut_seconds=CUT_SECONDS
+        )
+
+    yield one
+
+
+CAMPAIGN = Campaign(
+    name="slow-readers",
+    promise="200 readers that stop reading, among 1,000: the others' 99th percentile stays under twice what it is "
+    "without them, memory grows by less than 50 MB, and all of them are cut within 20 s.",
+    rounds=3,
+    open=opened,
+    maxima=frozenset(
+        {
+            "readers",
+            "slow_readers",
+            "p99_us_without",
+            "p99_us_beside",
+            "memory_kib_without",
+            "memory_kib_beside",
+            "cut_after_ms",
+        }
+    ),
+)

@@ -1,0 +1,1 @@
+"""Real server processes, killed, stopped, flooded and starved: the short forms of the campaigns."""

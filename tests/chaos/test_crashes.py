@@ -1,0 +1,111 @@
+"""Servers that are killed, told to stop, and started again on the same data: short forms of kill9 and sigterm."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns import kill9, sigterm
+from tests.campaigns.campaign import chance
+from tests.campaigns.crowd import story_server
+from tests.campaigns.story_agent import story
+from tests.checker import Checker, Refused, StreamClosed
+
+pytestmark = pytest.mark.chaos
+
+SEED = 20261121
+
+
+async def test_a_killed_server_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
+    """Several kills at random moments on the same data; the campaign does a hundred."""
+    async with kill9.opened(tmp_path) as one:
+        for number in range(4):
+            counted = await one(number, chance(SEED, number))
+            assert counted["acknowledged_turns"] > 0
+
+
+async def test_a_stopped_server_ends_every_turn_and_says_goodbye(tmp_path: Path) -> None:
+    """SIGTERM while clients are at work, with half a second to drain; the campaign does twenty whole ones."""
+    async with sigterm.opened(tmp_path, drain_seconds=0.5) as one:
+        for number in range(3):
+            counted = await one(number, chance(SEED, number))
+            assert counted["acknowledged_turns"] > 0
+
+
+async def test_a_draining_server_finishes_what_ends_in_time(tmp_path: Path) -> None:
+    """A turn that ends within the drain is completed, not cut; new ones are refused meanwhile."""
+    async with story_server(tmp_path / "data", drain_seconds=10) as server, Checker(server.base_url) as checker:
+        async with checker.follow("short") as stream:
+            sent = await checker.send("short", story(20, 50, "soon done"))
+            await stream.until_type("text.delta")
+            server.signal(signal.SIGTERM)
+            with pytest.raises((Refused, ConnectionError)) as refused:
+                while True:
+                    await checker.send("late", "too late")
+            if isinstance(refused.value, Refused):
+                assert refused.value.response.status == 503
+            ended = await stream.until_ended(sent.turn_id)
+            assert ended.body["outcome"] == "completed"
+            goodbye = await stream.until_type("goodbye")
+            assert goodbye.body["retry_ms"] > 0
+            with pytest.raises(StreamClosed):
+                await stream.next()
+        assert await server.wait() == 0
+        checker.close()
+        checker.base_url = await server.start()
+        await checker.verify()
+
+
+async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C twice does not wait for the drain; what was acknowledged is there all the same."""
+    async with story_server(tmp_path / "data", drain_seconds=20) as server, Checker(server.base_url) as checker:
+        async with checker.follow("endless") as stream:
+            await checker.send("endless", story(10_000, 20, "on and on"))
+            await stream.until_type("text.delta")
+            server.signal(signal.SIGTERM)
+            while (await checker.request("GET", "/health/ready")).status == 200:
+                await asyncio.sleep(0)
+            started = time.monotonic()
+            server.signal(signal.SIGTERM)
+            await server.wait()
+            assert time.monotonic() - started < 2
+        checker.close()
+        checker.base_url = await server.start()
+        await checker.verify()
+        assert (await checker.state("endless"))["messages"][-1]["status"] == "interrupted"
+
+
+async def test_a_running_answer_is_checkpointed(tmp_path: Path) -> None:
+    """Of an answer that a kill cut, at most the last checkpoint's time is missing, and the context keeps it."""
+    async with story_server(tmp_path / "data") as server, Checker(server.base_url) as checker:
+        async with checker.follow("cut") as stream:
+            await checker.send("cut", story(10_000, 10, f"{checker.canary('cut')} tick"))
+            started = time.monotonic()
+            await stream.until(lambda _: time.monotonic() - started > 2.2)
+            killed_at = time.monotonic()
+            await server.kill9()
+        checker.close()
+        checker.base_url = await server.start()
+        assert await kill9.after_the_crash(checker, ["cut"], killed_at) == 1
+        answer = (await checker.state("cut"))["messages"][-1]
+        assert answer["status"] == "interrupted"
+        assert len(answer["content"]) > 0
+
+
+async def test_queued_messages_survive_a_kill_and_are_answered(tmp_path: Path) -> None:
+    """What waits behind a running turn is durable too, and goes on after the start without anybody asking."""
+    async with story_server(tmp_path / "data") as server, Checker(server.base_url) as checker:
+        await checker.send("queue", story(10_000, 20, "never done"))
+        waiting = [await checker.send("queue", f"number {n}") for n in range(3)]
+        await server.kill9()
+        checker.close()
+        checker.base_url = await server.start()
+        state = await checker.settle("queue")
+        answered = [(m["role"], m["content"]) for m in state["messages"][2:]]
+        assert answered == [(role, f"number {n}") for n in range(3) for role in ("user", "assistant")]
+        assert len(waiting) == 3
+        await checker.verify()
