@@ -109,7 +109,10 @@ async def test_unknown_addresses_and_methods_are_problems(api: Api) -> None:
     assert await problem(api, "GET", "/..%2f..%2fetc%2fpasswd") == (404, "not_found")
 
 
-@pytest.mark.parametrize("bad", ["x", "1", "1-", "-1", "1-2-3", "1-x", "01-2", "9" * 40 + "-1", "١-١", "1-2 "])
+MALFORMED_IDS = ["x", "1", "1-", "-1", "1-2-3", "1-x", "01-2", "9" * 40 + "-1", "\u0661-\u0661", "1-2 "]
+
+
+@pytest.mark.parametrize("bad", MALFORMED_IDS)
 async def test_a_malformed_event_id_is_400(api: Api, bad: str) -> None:
     """T3, in header and query alike."""
     path = "/api/chat/stream?session_id=s"

@@ -138,7 +138,7 @@ async def test_a_drain_says_goodbye_and_closes(api: Api) -> None:
 async def test_a_client_that_leaves_cancels_nothing(api: Api) -> None:
     """L9: the turn goes on, and the stream's place is given back."""
     response = await api.http.get(api.url("/api/chat/stream?session_id=s"))
-    _, state, _ = await api.post("/api/chat", session_id="s", message="/tokens 20 every 5")
+    await api.post("/api/chat", session_id="s", message="/tokens 20 every 5")
     response.close()
     async with Checker(api.server.url) as checker, checker.follow("s") as stream:
         ended = await stream.until_state(lambda s: not s["is_processing"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.llama import LlamaServer
+from tests.llama import LlamaServer, llama
 from tests.relay import relay
 from tests.server import ServerProcess
+
+__all__ = ["llama"]  # the fixture
 
 pytestmark = pytest.mark.browser
 
@@ -56,7 +59,7 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
     """Issue 2, done when 2: every word of it."""
     port = free_port()
     config = tmp_path / "chatserver.toml"
-    async with relay("127.0.0.1", llama.port, pace_bytes=600, pace_seconds=0.02) as upstream:
+    async with relay("127.0.0.1", urlsplit(llama.url).port or 0, pace_bytes=600, pace_seconds=0.02) as upstream:
         config.write_text(CONFIG.format(base_url=f"{upstream.url}/v1"))
         server = ServerProcess(
             tmp_path / "data",
