@@ -103,9 +103,9 @@ class LiveSession:
 
     def append(self, event: Event) -> Frame:
         """Number, encode, apply, keep and fan out one event; no await anywhere in it."""
-        self.n += 1
-        position = Position(self.fence, self.n)
+        position = Position(self.fence, self.n + 1)
         frame = encode(event, position)
+        self.n += 1  # taken only now: an event that cannot be encoded must not leave a gap
         self.state.apply(event, position)
         self.log.append(frame)
         for subscriber in self.subscribers:
