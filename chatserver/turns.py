@@ -132,12 +132,22 @@ class TurnRunner:
         Cancelling the caller is safe: the change goes on, pinned, in a task of its own.
         """
         try:
-            task = self._supervisor.spawn(work, name)
+            task = self._supervisor.spawn(_refusable(work), name)
         except Unavailable:
+            work.close()
             raise Draining() from None
         live.pins += 1
         task.add_done_callback(lambda _: self._manager.unpin(live))
-        return await asyncio.shield(task)
+        try:
+            result = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and caller is not None and not caller.cancelling():
+                raise Draining() from None  # the supervisor closed under it; nobody cancelled the caller
+            raise
+        if isinstance(result, _Refused):
+            raise result.error
+        return result
 
     async def send(self, live: LiveSession, new: NewTurn) -> str:
         """Commit a message and start or queue its turn; returns the turn's id.
@@ -629,6 +639,20 @@ class TurnRunner:
             run.finish("interrupted")
         if runs:
             await asyncio.wait({r.ended for r in runs}, timeout=TERMINAL_RETRY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What a change raises on purpose, as its task's result: a refusal is an answer, not a crash of that task."""
+
+    error: ChatServerError
+
+
+async def _refusable(work: Coroutine[Any, Any, T]) -> T | _Refused:
+    try:
+        return await work
+    except ChatServerError as error:
+        return _Refused(error)
 
 
 def _activity(record: Any) -> dict[str, Any]:
