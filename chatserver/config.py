@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
@@ -65,6 +66,9 @@ class ModelConfig(_Part):
     def _http(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError("base_url begins with http:// or https://")
+        parts = urlsplit(value)  # its own ValueErrors, e.g. of an unclosed bracket, are as good as ours
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("base_url names no host to connect to")
         return value.rstrip("/")
 
 
@@ -199,7 +203,7 @@ class Settings(BaseSettings):
         4 << 20, description="one message from an MCP server; over it the connection is closed"
     )
     approval_timeout_seconds: Seconds = Field(300, description="an unanswered approval expires after this")
-    mcp_args_bytes: Size = Field(256 << 10, description="arguments of an mcp-command")
+    mcp_args_bytes: Size = Field(256 << 10, description="arguments of an mcp-command, or of a model's tool call")
 
     # Streams
     log_events: Count = Field(4096, description="events a session keeps for resuming clients")

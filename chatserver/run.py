@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -98,10 +99,6 @@ class Run:
     def key(self) -> tuple[str, str]:
         return self.live.key
 
-    @property
-    def answer_characters(self) -> int:
-        return self.live.state.answer_characters
-
     def finish(self, outcome: Outcome, error: dict[str, str] | None = None) -> bool:
         """Decide the outcome; False where it was decided before."""
         if self.outcome.done():
@@ -147,15 +144,19 @@ class Run:
         self._unsaved.append(("text" if self._kind is ev.TextDelta else "reasoning", text))
 
     def emit(self, event: ev.Event) -> None:
-        """Append an event of this turn, behind all text so far; dropped once the run is closed."""
+        """Append an event of this turn, behind all text so far; dropped once the run is closed.
+
+        A call gets its place in the text here, where nothing of the text waits any more.
+        """
         if self.closed:
             return
         self.flush(asyncio.get_running_loop().time())
-        self.live.append(event)
         if type(event) is ev.ToolCalled:
+            event = replace(event, call=replace(event.call, offset=self.live.state.answer_characters))
             self._unsaved.append(("call", event.call))
         elif type(event) is ev.ToolReturned:
             self._unsaved.append(("result", {"id": event.call_id, "result": event.result}))
+        self.live.append(event)
 
     async def checkpoint(self) -> None:
         """Commit what the answer has now. A store that can't be written now does not stop the turn: what is not

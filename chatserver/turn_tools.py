@@ -10,6 +10,7 @@ It owns no connection (agents/mcp_tools.py) and numbers no event (the run does).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,9 @@ from chatserver.config import Settings
 from chatserver.errors import AgentError, ToolError
 from chatserver.message import Approval, Decision, ToolCall, ToolResult
 
+# Of a progress report's text: a line under a bar, sent to every tab as often as the tool likes.
+PROGRESS_CHARS = 500
+
 
 class ToolRun(Protocol):
     """What a running turn offers its tools."""
@@ -33,11 +37,11 @@ class ToolRun(Protocol):
     @property
     def key(self) -> tuple[str, str]: ...
 
-    @property
-    def answer_characters(self) -> int: ...
-
     def emit(self, event: ev.Event) -> None:
-        """Append an event of this turn, behind everything said so far; dropped once the turn has ended."""
+        """Append an event of this turn, behind everything said so far; dropped once the turn has ended.
+
+        A call's `offset` is filled in here: only now is it certain which text stands before it.
+        """
 
     async def checkpoint(self) -> None:
         """Commit what the answer has now."""
@@ -74,10 +78,10 @@ class TurnTools:
         run = self._run
         # The model's ids need not be unique within a turn; ours must be, since results find their call by it.
         try:
-            shown = clean_arguments(arguments)
+            shown = clean_arguments(arguments, self._settings.mcp_args_bytes)
         except ToolError as error:
             return ToolResult(error.detail, is_error=True)
-        call = ToolCall(self._clock.new_id(), server, name, shown, run.answer_characters)
+        call = ToolCall(self._clock.new_id(), clean_text(server), clean_text(name), shown)
         run.emit(ev.ToolCalled(run.session_id, run.turn_id, run.answer_id, call))
         await run.checkpoint()
         result = await self._outcome(call)
@@ -95,6 +99,10 @@ class TurnTools:
             run = self._run
 
             def on_progress(progress: float, total: float | None, text: str | None) -> None:
+                if not math.isfinite(progress) or (total is not None and not math.isfinite(total)):
+                    return  # JSON has no such number, and a tab could show none
+                if text is not None:
+                    text = clean_text(text[:PROGRESS_CHARS])
                 run.emit(ev.ToolProgress(run.session_id, run.turn_id, run.answer_id, call.id, progress, total, text))
 
             result = await self._servers.call_tool(run.key, call.server, call.name, call.arguments, on_progress)
@@ -155,12 +163,15 @@ def clean_text(text: str) -> str:
     return text
 
 
-def clean_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def clean_arguments(arguments: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
     """Arguments as they can be shown and stored.
 
-    Raises: ToolError, code `bad_arguments`, where they are no JSON object.
+    Raises: ToolError, code `bad_arguments`, where they are no JSON object or a larger one than `max_bytes`.
     """
     try:
-        return dict(orjson.loads(orjson.dumps(dict(arguments))))
+        encoded = orjson.dumps(dict(arguments))
+        if len(encoded) <= max_bytes:
+            return dict(orjson.loads(encoded))
     except (orjson.JSONEncodeError, orjson.JSONDecodeError, TypeError, ValueError) as error:
         raise ToolError("the arguments are not a JSON object", code="bad_arguments") from error
+    raise ToolError(f"the arguments have more than {max_bytes} bytes", code="bad_arguments")
