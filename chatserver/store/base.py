@@ -3,13 +3,18 @@
 Promises, for every implementation (the conformance suite in tests/conformance/ is their executable form):
 
 - A method that writes returns after its commit is durable (spec D1), or raises and nothing of it happened.
-- Each method is one transaction; writes of one process take effect in the order they were called.
+- Each method is one transaction; writes of one process take effect in the order they were called. A read that begins
+  after a write has returned sees it.
 - `SessionKey` (tenant and id) is part of every key. Nothing reaches from one tenant into another.
 - `message_count` and `last_message_at` of a session are changed in the transaction that changes its messages.
-- A new fence is larger than every earlier one of that session, those before a restart included.
+- A new fence is larger than every earlier one of that session, those before a restart included, and those of a deleted
+  session of the same key.
+- `updated_at` changes when a message or a turn comes in and when columns of the record are set; the end of a turn and a
+  fence alone leave the record as it is.
 
-Errors: StoreUnavailable (locked, busy beyond the limit, closed), StoreFull (disk full), StoreCorrupt. NotFound where
-the session has gone. Reads go on where they can when writes fail (spec D4).
+Errors: StoreUnavailable (locked, too many operations waiting, closed), StoreFull (disk full), StoreCorrupt. NotFound
+where the session has gone; Conflict where what is to be added is there already. Reads go on where they can when writes
+fail (spec D4).
 
 Cancelling a write is safe but decides nothing: it may still be committed.
 
@@ -77,9 +82,10 @@ class StoredSession:
 class StartTurn:
     """Start a turn: user message and empty answer go in together, with a new fence.
 
-    `create` is the record to insert where the session is not stored yet. `queued` says that the turn is already
-    stored as queued (its user message moves out of the queue). `owner_kept`: nothing else of the record changes but
-    `expires_at`, `updated_at`, counts and leaf.
+    `create` is the record to insert where the session is not stored yet; where it is, its record stands. `queued` says
+    that the turn is already stored as queued (its user message moves out of the queue; `create` and
+    `client_message_id` are not looked at). The parents of both messages are the caller's to set; the answer becomes the
+    leaf. Nothing else of the record changes but `expires_at`, `updated_at`, counts and fence.
     """
 
     key: SessionKey
@@ -124,7 +130,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class FinishTurn:
-    """The terminal state of a turn: the settled answer and its outcome; drops the turn's chunks."""
+    """The terminal state of a turn: the settled answer and its outcome; drops the turn's chunks.
+
+    Of the answer everything but its parent and its time of creation is stored.
+    """
 
     key: SessionKey
     turn_id: str
@@ -149,20 +158,29 @@ class Store(Protocol):
         """Raise if a read or a write would fail now (readiness, spec L1)."""
 
     async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
-        """The session with its newest `limit` messages of the active branch, or None."""
+        """The session with its newest `limit` messages of the active branch, or None.
+
+        Record, messages and queue are of one moment. A running answer is as its row stands, like in `messages`.
+        """
 
     async def record(self, key: SessionKey) -> SessionRecord | None:
         """The record alone, or None."""
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
-        """Insert it with fence 1; where the key exists already, return what stands there unchanged."""
+        """Insert it without messages and with its first fence; where the key exists already, return what stands
+        there unchanged."""
 
-    async def start_turn(self, start: StartTurn) -> Started | Duplicate: ...
+    async def start_turn(self, start: StartTurn) -> Started | Duplicate:
+        """Commit the start of a turn.
+
+        Raises:
+            NotFound: no such session and no `create`, or no such queued turn. Conflict (`busy`): a turn is running.
+        """
 
     async def enqueue_turn(
         self, key: SessionKey, turn: StoredTurn, *, first: bool, expires_at: float, now: float
     ) -> Duplicate | None:
-        """Store a queued turn, behind the others or (`first`) before them."""
+        """Store a queued turn, behind the others or (`first`) before them. Raises NotFound."""
 
     async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
         """The turn that used this `client_message_id` in this session, whatever became of it, or None."""
@@ -171,10 +189,12 @@ class Store(Protocol):
         """Remove a queued turn; its `client_message_id` stays used. False where it is not queued (any more)."""
 
     async def checkpoint(self, chunks: Sequence[Chunk]) -> None:
-        """Store the chunks of all running turns in one transaction. A repeated (turn, seq) is ignored."""
+        """Store chunks of running turns, all in one transaction. A repeated (turn, seq) is ignored, and so are
+        chunks of a turn that does not run (any more): one of them must not fail the others."""
 
     async def finish_turn(self, finish: FinishTurn) -> None:
-        """Commit a turn's terminal state; repeating it changes nothing."""
+        """Commit a turn's terminal state; repeating it changes nothing. Raises NotFound where the turn is not stored
+        (any more)."""
 
     async def add_message(
         self,
@@ -186,9 +206,10 @@ class Store(Protocol):
         expires_at: float,
         now: float,
     ) -> SessionRecord:
-        """Append a message to the active branch outside a turn; returns the record after it.
+        """Add a message outside a turn and make it the leaf of the active branch; returns the record after it.
 
         Args:
+            message: its parent is the caller's to set.
             create: the record to insert where the session is not stored yet.
             new_fence: take a fence (idle session); False while a turn of this session runs here, whose fence holds.
         """
@@ -197,7 +218,11 @@ class Store(Protocol):
         self, key: SessionKey, changes: Mapping[str, Any], *, new_fence: bool, now: float
     ) -> SessionRecord:
         """Set columns of the record (`title`, `model`, `expires_at`, `project_id`, `description`, `metadata`,
-        `is_active`, `owner`); an empty `changes` just takes a fence. Returns the record after it."""
+        `is_active`, `owner`); an empty `changes` just takes a fence. Returns the record after it.
+
+        Raises:
+            NotFound. ValueError: another column.
+        """
 
     async def delete_session(self, key: SessionKey) -> bool:
         """Remove record, messages, turns and chunks; False where there was none."""
@@ -205,11 +230,13 @@ class Store(Protocol):
     async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
         """Up to `limit` messages of the branch that ends at `leaf_id` (the active one where None), oldest first.
 
-        A running answer is as its row stands: what streams now is in the live session.
+        A running answer is as its row stands: what streams now is in the live session. Raises NotFound where the
+        session or that leaf is not stored.
         """
 
     async def recover(self, now: float) -> Recovered:
-        """Once, at start: every turn left running becomes `interrupted`, its answer what its chunks give."""
+        """Once, at start: every turn left running becomes `interrupted`, its answer what its chunks give, under a new
+        fence. Repeating it changes nothing."""
 
     async def close(self) -> None:
-        """Finish accepted writes, then close; idempotent."""
+        """Finish accepted writes, then close; idempotent. Everything else raises StoreUnavailable from then on."""

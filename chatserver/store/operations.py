@@ -1,0 +1,254 @@
+"""What each method of the store does, as functions of a transaction.
+
+Invariants: an operation may run again from its start after a rollback, so it changes nothing but the database. One
+that finds before its first write that it cannot go on returns the error instead of raising it: the transaction that it
+shares with others then stays whole (writer.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chatserver.errors import Conflict, NotFound
+from chatserver.message import Message
+from chatserver.store.base import (
+    Chunk,
+    Duplicate,
+    FinishTurn,
+    SessionKey,
+    SessionRecord,
+    Started,
+    StartTurn,
+    StoredSession,
+    StoredTurn,
+)
+from chatserver.store.rows import (
+    change_params,
+    key_params,
+    message_of,
+    message_params,
+    new_session_params,
+    queued_turn_of,
+    queued_turn_params,
+    record_of,
+)
+from chatserver.store.transaction import Transaction
+
+
+def _no_session(key: SessionKey) -> NotFound:
+    return NotFound(f"there is no session {key.session_id!r}")
+
+
+# --- reading ---
+
+
+def read_record(tx: Transaction, *, key: SessionKey) -> SessionRecord | None:
+    row = tx.one(tx.sql.record, key_params(key))
+    return record_of(row) if row is not None else None
+
+
+def load(tx: Transaction, *, key: SessionKey, limit: int) -> StoredSession | None:
+    record = read_record(tx, key=key)
+    if record is None:
+        return None
+    branch = _branch(tx, key, record.leaf_id, limit + 1)
+    queue = tuple(map(queued_turn_of, tx.all(tx.sql.queue, key_params(key))))
+    has_more = len(branch) > limit
+    return StoredSession(record, tuple(branch[has_more:]), has_more, queue)
+
+
+def _branch(tx: Transaction, key: SessionKey, leaf_id: str | None, count: int) -> list[Message]:
+    """Up to `count` messages that end at `leaf_id`, oldest first."""
+    if leaf_id is None or count < 1:
+        return []
+    rows = tx.all(tx.sql.branch, {**key_params(key), "leaf_id": leaf_id, "count": count})
+    return [message_of(row) for row in reversed(rows)]
+
+
+def read_messages(
+    tx: Transaction, *, key: SessionKey, leaf_id: str | None, limit: int
+) -> tuple[Message, ...] | NotFound:
+    if leaf_id is not None:
+        branch = _branch(tx, key, leaf_id, limit)
+        return tuple(branch) if branch else NotFound(f"there is no message {leaf_id!r} in this session")
+    record = read_record(tx, key=key)
+    return tuple(_branch(tx, key, record.leaf_id, limit)) if record is not None else _no_session(key)
+
+
+def find_turn(tx: Transaction, *, key: SessionKey, client_message_id: str) -> str | None:
+    row = tx.one(tx.sql.turn_of_client_message, {**key_params(key), "client_message_id": client_message_id})
+    return row[0] if row is not None else None
+
+
+def probe_reading(tx: Transaction) -> None:
+    tx.one(tx.sql.any_session, {})
+
+
+# --- sessions ---
+
+
+def create_session(tx: Transaction, *, record: SessionRecord) -> SessionRecord:
+    row = tx.one(tx.sql.insert_session, new_session_params(record)) or tx.one(tx.sql.record, key_params(record.key))
+    assert row is not None  # noqa: S101 - it was inserted or it was there
+    return record_of(row)
+
+
+def update_session(
+    tx: Transaction, *, key: SessionKey, changes: Mapping[str, Any], new_fence: bool, now: float
+) -> SessionRecord | NotFound:
+    if not changes and not new_fence:
+        return read_record(tx, key=key) or _no_session(key)
+    row = tx.one(
+        tx.sql.update_session(frozenset(changes)),
+        {**key_params(key), **change_params(changes), "fences": int(new_fence), "now": now},
+    )
+    return record_of(row) if row is not None else _no_session(key)
+
+
+def delete_session(tx: Transaction, *, key: SessionKey) -> bool:
+    row = tx.one(tx.sql.delete_session, key_params(key))  # messages, turns and chunks go with it
+    if row is None:
+        return False
+    # One more than the last: the deletion's own event is numbered with a fence that nobody commits.
+    tx.run(tx.sql.bury_session, {**key_params(key), "fence": row[0] + 1, "found_at": None})
+    return True
+
+
+def add_message(
+    tx: Transaction,
+    *,
+    key: SessionKey,
+    message: Message,
+    create: SessionRecord | None,
+    new_fence: bool,
+    expires_at: float,
+    now: float,
+) -> SessionRecord | NotFound:
+    row = None
+    if create is not None:
+        row = tx.one(
+            tx.sql.insert_session,
+            new_session_params(create, message_count=1, leaf_id=message.id, updated_at=now, expires_at=expires_at),
+        )
+    if row is None:
+        row = tx.one(
+            tx.sql.add_to_session,
+            {
+                **key_params(key),
+                "fences": int(new_fence),
+                "leaf_id": message.id,
+                "now": now,
+                "expires_at": expires_at,
+            },
+        )
+        if row is None:
+            return _no_session(key)
+    record = record_of(row)
+    tx.run(tx.sql.insert_message, message_params(key, record.message_count, message))
+    return record
+
+
+# --- turns ---
+
+
+def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | NotFound | Conflict:
+    sql, key, answer = tx.sql, start.key, start.answer
+    params = {
+        "tenant": key[0],
+        "session_id": key[1],
+        "turn_id": start.turn_id,
+        "client_message_id": start.client_message_id,
+        "leaf_id": answer.id,
+        "expires_at": start.expires_at,
+        "now": start.now,
+    }
+    row = None
+    if start.create is not None and not start.queued:
+        row = tx.one(
+            sql.insert_session,
+            new_session_params(
+                start.create, message_count=2, leaf_id=answer.id, updated_at=start.now, expires_at=start.expires_at
+            ),
+        )
+    if row is None:
+        row = tx.one(sql.start_queued_session if start.queued else sql.start_session, params)
+        if row is None:
+            return _why_not(tx, start)
+    record = record_of(row)
+    count = record.message_count
+    tx.run_each(
+        sql.insert_message,
+        (message_params(key, count - 1, start.user_message), message_params(key, count, answer)),
+    )
+    params["answer_id"] = answer.id
+    params["fence"] = record.fence
+    params["started_at"] = start.now
+    if start.queued:
+        tx.run(sql.run_queued_turn, params)
+    else:
+        params["place"] = params["message"] = params["options"] = params["ended_at"] = None
+        tx.run(sql.insert_running_turn, params)
+    return Started(record.fence, record)
+
+
+def _why_not(tx: Transaction, start: StartTurn) -> Duplicate | NotFound | Conflict:
+    """Why a session could not take a turn; nothing has been written."""
+    key = start.key
+    if not start.queued and start.client_message_id is not None:
+        known = find_turn(tx, key=key, client_message_id=start.client_message_id)
+        if known is not None:
+            return Duplicate(known)
+    if read_record(tx, key=key) is None:
+        return _no_session(key)
+    if tx.one(tx.sql.running_turn, key_params(key)) is not None:
+        return Conflict("a turn is running in this session", code="busy")
+    return NotFound(f"no turn {start.turn_id!r} is queued in this session")
+
+
+def enqueue_turn(
+    tx: Transaction, *, key: SessionKey, turn: StoredTurn, first: bool, expires_at: float, now: float
+) -> Duplicate | NotFound | None:
+    changed = tx.run(
+        tx.sql.enqueue_session,
+        {
+            **key_params(key),
+            "client_message_id": turn.client_message_id,
+            "expires_at": expires_at,
+            "now": now,
+        },
+    )
+    if not changed:
+        known = turn.client_message_id and find_turn(tx, key=key, client_message_id=turn.client_message_id)
+        return Duplicate(known) if known else _no_session(key)
+    insert = tx.sql.insert_queued_turn_first if first else tx.sql.insert_queued_turn
+    tx.run(insert, queued_turn_params(key, turn))
+    return None
+
+
+def withdraw_turn(tx: Transaction, *, key: SessionKey, turn_id: str) -> bool:
+    return tx.run(tx.sql.withdraw_turn, {**key_params(key), "turn_id": turn_id}) > 0
+
+
+def checkpoint(tx: Transaction, *, chunks: Sequence[Chunk]) -> None:
+    tx.run_each(
+        tx.sql.insert_chunk,
+        ({**key_params(c.key), "turn_id": c.turn_id, "seq": c.seq, "body": c.body} for c in chunks),
+    )
+
+
+def finish_turn(tx: Transaction, *, finish: FinishTurn) -> NotFound | None:
+    sql, key, answer = tx.sql, finish.key, finish.answer
+    params = message_params(key, 0, answer)
+    params["turn_id"] = finish.turn_id
+    params["outcome"] = finish.outcome
+    params["ended_at"] = finish.now
+    if not tx.run(sql.end_turn, params):
+        return None if tx.one(sql.turn_exists, params) is not None else _no_session(key)
+    tx.run(sql.settle_message, params)
+    tx.run(sql.drop_chunks, params)
+    return None
+
+
+def probe_writing(tx: Transaction) -> None:
+    tx.run(tx.sql.count_up, {})

@@ -1,0 +1,68 @@
+"""What a start of the server does to the store: it ends the turns that a crash left running (spec D2).
+
+Invariants: the answer of an interrupted turn is its row plus its chunks in order, which is what its readers saw up to
+the last checkpoint. The cost depends on the turns that ran and wait, not on the sessions stored: both are found by
+partial indexes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import orjson
+
+from chatserver.errors import StoreCorrupt
+from chatserver.message import Message, ToolCall, ToolResult
+from chatserver.store.base import Recovered, SessionKey
+from chatserver.store.rows import key_params, message_of, message_params, tool_call_of
+from chatserver.store.transaction import Transaction
+
+# How long the fence of a deleted session is remembered, from the first start that finds it. A tab that was away for
+# longer and comes back with an event id of the deleted session would take the new one's events for its continuation.
+REMEMBER_DELETED_SECONDS = 30 * 86400.0
+
+
+def recover(tx: Transaction, *, now: float) -> Recovered:
+    sql = tx.sql
+    tx.run(sql.mark_deleted, {"now": now})
+    tx.run(sql.forget_deleted, {"before": now - REMEMBER_DELETED_SECONDS})
+    running = tx.all(sql.all_running, {})
+    for tenant, session_id, turn_id, answer_id in running:
+        key = SessionKey(tenant, session_id)
+        turn = {**key_params(key), "turn_id": turn_id}
+        row = tx.one(sql.message, {**key_params(key), "message_id": answer_id})
+        if row is not None:
+            bodies = (body for (body,) in tx.all(sql.chunks, turn))
+            answer = replace(with_chunks(message_of(row), bodies), status="interrupted")
+            tx.run(sql.settle_message, message_params(key, 0, answer))
+        tx.run(sql.end_turn, {**turn, "outcome": "interrupted", "ended_at": now})
+        tx.run(sql.drop_chunks, turn)
+        tx.run(sql.next_fence, key_params(key))  # tabs that come back must not take the old end for the present
+    queued = tuple(SessionKey(*row) for row in tx.all(sql.all_queued, {}))
+    return Recovered(len(running), queued)
+
+
+def with_chunks(answer: Message, bodies: Iterable[bytes]) -> Message:
+    """An answer with what its chunks add, in order.
+
+    Args:
+        bodies: of `Chunk`s, in order of `seq`.
+    """
+    text, reasoning = [answer.content], [answer.reasoning]
+    calls: list[ToolCall] = list(answer.tool_calls)
+    for body in bodies:
+        for kind, value in orjson.loads(body):
+            match kind:
+                case "text":
+                    text.append(value)
+                case "reasoning":
+                    reasoning.append(value)
+                case "call":
+                    calls.append(tool_call_of(value))
+                case "result":
+                    result = ToolResult(**value["result"])
+                    calls = [replace(c, result=result) if c.id == value["id"] else c for c in calls]
+                case _:
+                    raise StoreCorrupt(f"a checkpoint holds a piece of unknown kind {kind!r}")
+    return replace(answer, content="".join(text), reasoning="".join(reasoning), tool_calls=tuple(calls))

@@ -1,0 +1,223 @@
+"""Rows to records and back; JSON columns are orjson's text, NULL where there is nothing.
+
+Rows come in the order of RECORD_COLUMNS and MESSAGE_COLUMNS (statements.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from chatserver.message import NO_METADATA, Message, ToolCall, ToolResult, Usage
+from chatserver.store.base import SessionKey, SessionRecord, StoredTurn
+
+Row = Sequence[Any]
+
+
+def key_params(key: SessionKey) -> dict[str, Any]:
+    """A session's key as parameters, to which a statement's others are added."""
+    return {"tenant": key[0], "session_id": key[1]}
+
+
+def _json(value: Mapping[str, Any]) -> str | None:
+    return orjson.dumps(dict(value)).decode() if value else None
+
+
+def _metadata(text: str | None) -> Mapping[str, Any]:
+    return orjson.loads(text) if text is not None else NO_METADATA
+
+
+# --- sessions ---
+
+
+def record_of(row: Row) -> SessionRecord:
+    """A row of `sessions` as a record."""
+    (
+        tenant,
+        session_id,
+        project_id,
+        owner,
+        title,
+        model,
+        created_at,
+        updated_at,
+        expires_at,
+        description,
+        metadata,
+        is_active,
+        message_count,
+        last_message_at,
+        leaf_id,
+        fence,
+    ) = row
+    return SessionRecord(
+        key=SessionKey(tenant, session_id),
+        project_id=project_id,
+        owner=owner,
+        title=title,
+        model=model,
+        created_at=created_at,
+        updated_at=updated_at,
+        expires_at=expires_at,
+        description=description,
+        metadata=_metadata(metadata),
+        is_active=bool(is_active),
+        message_count=message_count,
+        last_message_at=last_message_at,
+        leaf_id=leaf_id,
+        fence=fence,
+    )
+
+
+def new_session_params(
+    record: SessionRecord,
+    *,
+    message_count: int = 0,
+    leaf_id: str | None = None,
+    updated_at: float | None = None,
+    expires_at: float | None = None,
+) -> dict[str, Any]:
+    """Parameters to insert a record; its counts and leaf are what stands beside it, never what it claims.
+
+    Args:
+        updated_at: seconds since the epoch; also the time of the newest message where there is one.
+        expires_at: seconds since the epoch, instead of the record's.
+    """
+    when = record.updated_at if updated_at is None else updated_at
+    return {
+        **key_params(record.key),
+        "project_id": record.project_id,
+        "owner": record.owner,
+        "title": record.title,
+        "model": record.model,
+        "created_at": record.created_at,
+        "updated_at": when,
+        "expires_at": record.expires_at if expires_at is None else expires_at,
+        "description": record.description,
+        "metadata": _json(record.metadata),
+        "is_active": record.is_active,
+        "message_count": message_count,
+        "last_message_at": when if message_count else None,
+        "leaf_id": leaf_id,
+    }
+
+
+def change_params(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changed columns of a record as parameters."""
+    if "metadata" in changes:
+        return {**changes, "metadata": _json(changes["metadata"])}
+    return dict(changes)
+
+
+# --- messages ---
+
+
+def message_of(row: Row) -> Message:
+    """A row of `messages` as a message."""
+    (
+        _tenant,
+        _session_id,
+        message_id,
+        parent_id,
+        _seq,
+        role,
+        content,
+        status,
+        model,
+        created_at,
+        reasoning,
+        tool_calls,
+        usage,
+        metadata,
+    ) = row
+    return Message(
+        message_id,
+        parent_id,
+        role,
+        content,
+        status,
+        model,
+        created_at,
+        reasoning,
+        tuple(map(tool_call_of, orjson.loads(tool_calls))) if tool_calls is not None else (),
+        Usage(**orjson.loads(usage)) if usage is not None else None,
+        _metadata(metadata),
+    )
+
+
+def message_params(key: SessionKey, seq: int, message: Message) -> dict[str, Any]:
+    """Parameters to insert a message as the session's `seq`-th."""
+    return {
+        "tenant": key[0],
+        "session_id": key[1],
+        "message_id": message.id,
+        "parent_id": message.parent_id,
+        "seq": seq,
+        "role": message.role,
+        "content": message.content,
+        "status": message.status,
+        "model": message.model,
+        "created_at": message.created_at,
+        "reasoning": message.reasoning,
+        "tool_calls": orjson.dumps(message.tool_calls).decode() if message.tool_calls else None,
+        "usage": orjson.dumps(message.usage).decode() if message.usage is not None else None,
+        "metadata": _json(message.metadata),
+    }
+
+
+def tool_call_of(fields: Mapping[str, Any]) -> ToolCall:
+    """A stored tool call as a record."""
+    result = fields["result"]
+    return ToolCall(
+        fields["id"],
+        fields["server"],
+        fields["name"],
+        fields["arguments"],
+        fields["offset"],
+        ToolResult(**result) if result is not None else None,
+    )
+
+
+def message_json(message: Message) -> str:
+    """A whole message as JSON, as a queued turn keeps it."""
+    return orjson.dumps(message.wire()).decode()
+
+
+def message_from_json(text: str) -> Message:
+    """The inverse of `message_json`."""
+    fields = orjson.loads(text)
+    usage = fields["usage"]
+    return Message(
+        **{
+            **fields,
+            "tool_calls": tuple(map(tool_call_of, fields["tool_calls"])),
+            "usage": Usage(**usage) if usage is not None else None,
+            "metadata": fields["metadata"] or NO_METADATA,
+        }
+    )
+
+
+# --- turns ---
+
+
+def queued_turn_of(row: Row) -> StoredTurn:
+    """`(turn_id, message, client_message_id, options)` of a queued turn as a record."""
+    turn_id, message, client_message_id, options = row
+    return StoredTurn(turn_id, message_from_json(message), client_message_id, _metadata(options))
+
+
+def queued_turn_params(key: SessionKey, turn: StoredTurn) -> dict[str, Any]:
+    """Parameters to insert a queued turn; its place is the statement's to find."""
+    return {
+        **key_params(key),
+        "turn_id": turn.turn_id,
+        "client_message_id": turn.client_message_id,
+        "message": message_json(turn.message),
+        "options": _json(turn.options),
+        "answer_id": None,
+        "fence": None,
+        "started_at": None,
+        "ended_at": None,
+    }

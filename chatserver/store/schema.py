@@ -1,0 +1,183 @@
+"""The tables, and what each of their indexes is for.
+
+Invariants: `REVISION` is the newest migration, and running all migrations on nothing gives exactly these tables
+(tests/store/test_migrations.py). Columns hold only what every driver binds by itself (text, numbers, bytes, booleans),
+because statements run without SQLAlchemy's type processing (statements.py): JSON is orjson's text.
+
+It holds no statements and opens nothing.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    literal_column,
+)
+
+# The revision of migrations/versions/ that this code works with. Kept here so that opening a current database needs
+# neither Alembic nor a look into that folder.
+REVISION = "0001"
+
+# Written into the SQL instead of bound: SQLite uses a partial index only where the query repeats its condition.
+QUEUED: ColumnElement[str] = literal_column("'queued'")
+RUNNING: ColumnElement[str] = literal_column("'running'")
+WITHDRAWN: ColumnElement[str] = literal_column("'withdrawn'")
+
+METADATA = MetaData()
+
+# WITHOUT ROWID where rows are small and always found by their key: one tree instead of two.
+sessions = Table(
+    "sessions",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("owner", Text),
+    Column("title", Text, nullable=False),
+    Column("model", Text),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("metadata", Text),
+    Column("is_active", Boolean, nullable=False),
+    Column("message_count", Integer, nullable=False),
+    Column("last_message_at", Double),
+    Column("leaf_id", Text),
+    Column("fence", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "session_id"),
+    # A person's sessions, and a project's, newest first (spec P2, U2).
+    Index("sessions_by_owner", "tenant", "owner", "updated_at"),
+    Index("sessions_by_project", "tenant", "project_id", "updated_at"),
+    sqlite_with_rowid=False,
+)
+
+# The last fence of a deleted session, so that one made again under the same id goes on from there: a tab that missed
+# the deletion holds event ids of the old one, and must never be given the new one's events as their continuation.
+deleted_sessions = Table(
+    "deleted_sessions",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    # When a start of the server first found the row; it is dropped some time after that (recovery.py).
+    Column("found_at", Double),
+    PrimaryKeyConstraint("tenant", "session_id"),
+    Index("deleted_sessions_by_found", "found_at"),
+    sqlite_with_rowid=False,
+)
+
+# With rowid: a row may hold a megabyte, which a tree keyed by text would keep in its inner pages. Full-text search
+# needs the rowid too.
+messages = Table(
+    "messages",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("parent_id", Text),
+    Column("seq", Integer, nullable=False),  # the session's first message is 1, over all branches
+    Column("role", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("model", Text),
+    Column("created_at", Text, nullable=False),  # RFC 3339, as shown
+    Column("reasoning", Text, nullable=False),
+    Column("tool_calls", Text),
+    Column("usage", Text),
+    Column("metadata", Text),
+    PrimaryKeyConstraint("tenant", "session_id", "message_id"),
+    ForeignKeyConstraint(
+        ["tenant", "session_id"],
+        ["sessions.tenant", "sessions.session_id"],
+        ondelete="CASCADE",
+        name="messages_session",
+    ),
+)
+
+turns = Table(
+    "turns",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("turn_id", Text, nullable=False),
+    # queued -> running -> completed | interrupted | failed; queued -> withdrawn
+    Column("state", Text, nullable=False),
+    Column("client_message_id", Text),
+    Column("place", Integer),  # orders the queue; gaps and negative numbers are normal; null unless queued
+    Column("message", Text),  # the user's message while it is queued
+    Column("options", Text),
+    Column("answer_id", Text),
+    Column("fence", BigInteger),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    PrimaryKeyConstraint("tenant", "session_id", "turn_id"),
+    ForeignKeyConstraint(
+        ["tenant", "session_id"], ["sessions.tenant", "sessions.session_id"], ondelete="CASCADE", name="turns_session"
+    ),
+    sqlite_with_rowid=False,
+)
+# Partial, so that each holds only what it is for: a start finds what runs and what waits without reading the millions
+# of turns that ended.
+Index(
+    "turns_by_client_message",
+    turns.c.tenant,
+    turns.c.session_id,
+    turns.c.client_message_id,
+    unique=True,
+    sqlite_where=turns.c.client_message_id.is_not(None),
+    postgresql_where=turns.c.client_message_id.is_not(None),
+)
+Index(
+    "turns_running",
+    turns.c.tenant,
+    turns.c.session_id,
+    unique=True,
+    sqlite_where=turns.c.state == RUNNING,
+    postgresql_where=turns.c.state == RUNNING,
+)
+Index(
+    "turns_queued",
+    turns.c.tenant,
+    turns.c.session_id,
+    turns.c.place,
+    sqlite_where=turns.c.state == QUEUED,
+    postgresql_where=turns.c.state == QUEUED,
+)
+
+turn_chunks = Table(
+    "turn_chunks",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("turn_id", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant", "session_id", "turn_id", "seq"),
+    ForeignKeyConstraint(
+        ["tenant", "session_id", "turn_id"],
+        ["turns.tenant", "turns.session_id", "turns.turn_id"],
+        ondelete="CASCADE",
+        name="turn_chunks_turn",
+    ),
+)
+
+# One row that readiness counts up: only a real write tells whether a write is possible.
+readiness = Table(
+    "readiness",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+)

@@ -1,0 +1,196 @@
+"""SqlStore: the Store protocol over a SQL database.
+
+Invariants: every write goes through the one writer and is committed when its method returns; reads have threads and
+connections of their own, so they wait for no write. A database in memory has one connection: there the writer reads
+too, and everything else is the same.
+
+What a method does is in operations.py; when it is committed, in writer.py; how the file is opened, in sqlite.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from chatserver.config import Settings
+from chatserver.errors import StartupError
+from chatserver.message import Message
+from chatserver.store import operations, recovery, sqlite
+from chatserver.store.base import (
+    Chunk,
+    Duplicate,
+    FinishTurn,
+    Recovered,
+    SessionKey,
+    SessionRecord,
+    Started,
+    StartTurn,
+    StoredSession,
+    StoredTurn,
+)
+from chatserver.store.statements import CHANGEABLE
+from chatserver.store.writer import Transactions
+
+DATABASE_NAME = "chatserver.db"
+# Writes in one commit. Some 15 ms of work: beyond that a larger group saves nothing and its first waits for its last.
+WRITE_BATCH = 256
+
+
+async def open_store(settings: Settings) -> SqlStore:
+    """The store that the settings name, open.
+
+    Raises:
+        StartupError: with the path and the reason; also where another process uses the database.
+    Cancelling closes what was opened.
+    """
+    store = SqlStore(
+        location(settings.database_url, settings.data_dir),
+        busy_seconds=settings.store_busy_seconds,
+        queue_limit=settings.store_queue_limit,
+        reader_threads=settings.reader_threads,
+    )
+    await store.open()
+    return store
+
+
+def location(database_url: str | None, data_dir: Path) -> Path | None:
+    """Where the database is; None for one in memory.
+
+    Args:
+        database_url: `sqlite:///file` (relative), `sqlite:////file` (absolute), `:memory:`, or None for
+            `chatserver.db` in `data_dir`.
+    Raises:
+        StartupError: any other URL.
+    """
+    if database_url is None:
+        return (data_dir / DATABASE_NAME).resolve()
+    if database_url in (":memory:", "sqlite://", "sqlite:///:memory:"):
+        return None
+    scheme, separator, name = database_url.partition(":///")
+    if scheme != "sqlite" or not separator or not name:
+        # Only the scheme is shown: what follows may hold a password.
+        raise StartupError(f"database_url: {scheme.partition(':')[0]!r} is not sqlite:///file or :memory:")
+    return Path(name).resolve()
+
+
+class SqlStore:
+    """See the module, and `Store` for what each method promises.
+
+    Args:
+        path: of the SQLite file, resolved; None for a database in memory.
+        busy_seconds: how long a lock of another process is waited for.
+        queue_limit: operations that may wait, writes and reads each.
+        reader_threads: connections that read.
+    """
+
+    def __init__(self, path: Path | None, *, busy_seconds: float, queue_limit: int, reader_threads: int) -> None:
+        where = sqlite.Location(path, busy_seconds)
+        self._writer = Transactions("writer", partial(sqlite.writing, where), limit=queue_limit, batch=WRITE_BATCH)
+        self._reader = (
+            self._writer
+            if path is None
+            else Transactions(
+                "reader", partial(sqlite.reading, where), limit=queue_limit, batch=1, threads=reader_threads
+            )
+        )
+
+    async def open(self) -> None:
+        """Open the database, made or migrated where needed. Raises StartupError. Cancelling closes it again."""
+        await self._writer.open()
+        if self._reader is not self._writer:
+            try:
+                await self._reader.open()
+            except BaseException:
+                await self._writer.close()
+                raise
+
+    async def close(self) -> None:
+        await self._reader.close()  # first: the last connection to close empties the log, and readers may not
+        await self._writer.close()
+
+    @property
+    def commits(self) -> int:
+        """Transactions committed since the start; many writes share one."""
+        return self._writer.commits
+
+    async def ready(self) -> None:
+        await self._reader.submit(operations.probe_reading)
+        await self._writer.submit(operations.probe_writing)
+
+    # --- reading ---
+
+    async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
+        return await self._reader.submit(partial(operations.load, key=key, limit=limit))
+
+    async def record(self, key: SessionKey) -> SessionRecord | None:
+        return await self._reader.submit(partial(operations.read_record, key=key))
+
+    async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
+        return await self._reader.submit(partial(operations.find_turn, key=key, client_message_id=client_message_id))
+
+    async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
+        return await self._reader.submit(partial(operations.read_messages, key=key, leaf_id=leaf_id, limit=limit))
+
+    # --- writing ---
+
+    async def create_session(self, record: SessionRecord) -> SessionRecord:
+        return await self._writer.submit(partial(operations.create_session, record=record))
+
+    async def update_session(
+        self, key: SessionKey, changes: Mapping[str, Any], *, new_fence: bool, now: float
+    ) -> SessionRecord:
+        if not changes.keys() <= CHANGEABLE:
+            raise ValueError(f"not columns that can be set: {sorted(changes.keys() - CHANGEABLE)}")
+        return await self._writer.submit(
+            partial(operations.update_session, key=key, changes=changes, new_fence=new_fence, now=now)
+        )
+
+    async def delete_session(self, key: SessionKey) -> bool:
+        return await self._writer.submit(partial(operations.delete_session, key=key))
+
+    async def add_message(
+        self,
+        key: SessionKey,
+        message: Message,
+        *,
+        create: SessionRecord | None,
+        new_fence: bool,
+        expires_at: float,
+        now: float,
+    ) -> SessionRecord:
+        return await self._writer.submit(
+            partial(
+                operations.add_message,
+                key=key,
+                message=message,
+                create=create,
+                new_fence=new_fence,
+                expires_at=expires_at,
+                now=now,
+            )
+        )
+
+    async def start_turn(self, start: StartTurn) -> Started | Duplicate:
+        return await self._writer.submit(partial(operations.start_turn, start=start))
+
+    async def enqueue_turn(
+        self, key: SessionKey, turn: StoredTurn, *, first: bool, expires_at: float, now: float
+    ) -> Duplicate | None:
+        return await self._writer.submit(
+            partial(operations.enqueue_turn, key=key, turn=turn, first=first, expires_at=expires_at, now=now)
+        )
+
+    async def withdraw_turn(self, key: SessionKey, turn_id: str) -> bool:
+        return await self._writer.submit(partial(operations.withdraw_turn, key=key, turn_id=turn_id))
+
+    async def checkpoint(self, chunks: Sequence[Chunk]) -> None:
+        if chunks:
+            await self._writer.submit(partial(operations.checkpoint, chunks=tuple(chunks)))
+
+    async def finish_turn(self, finish: FinishTurn) -> None:
+        await self._writer.submit(partial(operations.finish_turn, finish=finish))
+
+    async def recover(self, now: float) -> Recovered:
+        return await self._writer.submit(partial(recovery.recover, now=now))

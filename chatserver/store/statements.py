@@ -1,0 +1,326 @@
+"""Every SQL statement of the store, written in SQLAlchemy Core and turned into text once per dialect.
+
+They are run by the driver, not by SQLAlchemy: one UPDATE … RETURNING of a session costs 29 µs through
+`Connection.execute` and 7 µs through the driver, and a turn is six statements (docs/decisions/0003-store.md). What
+is lost with it is type processing, which schema.py makes unnecessary.
+
+Invariants: a statement has no parameter but those named in it, and no state. Conditions on a turn's state are spelled
+out in the SQL, because partial indexes are found only so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    ColumnElement,
+    Dialect,
+    Integer,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from chatserver.store.schema import (
+    QUEUED,
+    RUNNING,
+    WITHDRAWN,
+    deleted_sessions,
+    messages,
+    readiness,
+    sessions,
+    turn_chunks,
+    turns,
+)
+
+_ONE = literal_column("1", Integer)
+_TWO = literal_column("2", Integer)
+
+RECORD_COLUMNS = tuple(c.name for c in sessions.c)
+MESSAGE_COLUMNS = tuple(c.name for c in messages.c)
+
+# What `update_session` may set; everything else of a record follows from its messages and turns.
+CHANGEABLE = frozenset({"title", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"})
+
+
+class Statement:
+    """SQL text and the order in which its parameters are bound, made when first used: all of them at once would be a
+    third of what opening a store costs.
+
+    Two threads may make the same one at the same time; they make the same thing.
+    """
+
+    __slots__ = ("_dialect", "_executable", "bind", "sql")
+
+    sql: str
+    bind: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+    def __init__(self, executable: ClauseElement, dialect: Dialect) -> None:
+        self._executable = executable
+        self._dialect = dialect
+
+    def __getattr__(self, name: str) -> Any:
+        """Reached only while `sql` and `bind` are not set."""
+        if name not in ("sql", "bind"):
+            raise AttributeError(name)
+        compiled = self._executable.compile(dialect=self._dialect)
+        constants = [name for name, value in compiled.params.items() if value is not None]
+        assert not constants, f"{constants} would have to be bound: write them into the SQL"  # noqa: S101 - our mistake
+        names: list[str] = list(getattr(compiled, "positiontup", None) or ())
+        match names:
+            case []:
+                self.bind = _nothing
+            case [one]:
+                self.bind = lambda params: (params[one],)
+            case _:
+                self.bind = itemgetter(*names)
+        self.sql = str(compiled)
+        return getattr(self, name)
+
+
+def _nothing(_params: Mapping[str, Any]) -> tuple[Any, ...]:
+    return ()
+
+
+def _p(column: ColumnElement[Any], name: str | None = None) -> BindParameter[Any]:
+    """A parameter of a column's type, named like it."""
+    return bindparam(name or str(getattr(column, "name", "")), type_=column.type)
+
+
+def _key(table: Table) -> ColumnElement[bool]:
+    return and_(table.c.tenant == _p(table.c.tenant), table.c.session_id == _p(table.c.session_id))
+
+
+def _turn(table: Table) -> ColumnElement[bool]:
+    return and_(_key(table), table.c.turn_id == _p(table.c.turn_id))
+
+
+def _some_turn(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists(select(_ONE).select_from(turns).where(_key(turns), condition))
+
+
+@cache
+def sqlite_statements() -> Statements:
+    """Those for SQLite; immutable, so one set serves every store of the process."""
+    return Statements(sqlite.dialect(paramstyle="qmark"))
+
+
+class Statements:
+    """All of them as SQL for one dialect.
+
+    Args:
+        dialect: with a positional parameter style.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        # `ON CONFLICT` is spelled alike by both but belongs to each dialect's own `insert`.
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect.name]
+        self._dialect = dialect
+        self._updates: dict[frozenset[str], Statement] = {}
+
+        def make(executable: ClauseElement) -> Statement:
+            return Statement(executable, dialect)
+
+        def values(table: Table, **given: Any) -> dict[str, Any]:
+            return {c.name: _p(c) for c in table.c} | given
+
+        # --- sessions ---
+        last_fence = select(deleted_sessions.c.fence).where(_key(deleted_sessions)).scalar_subquery()
+        self.record = make(select(*sessions.c).where(_key(sessions)))
+        self.insert_session = make(
+            insert(sessions)
+            .values(values(sessions, fence=func.coalesce(last_fence, literal_column("0", Integer)) + _ONE))
+            .on_conflict_do_nothing()
+            .returning(*sessions.c)
+        )
+        activity = {
+            "leaf_id": _p(sessions.c.leaf_id),
+            "last_message_at": _p(sessions.c.updated_at, "now"),
+            "updated_at": _p(sessions.c.updated_at, "now"),
+            "expires_at": _p(sessions.c.expires_at),
+        }
+        running = _some_turn(turns.c.state == RUNNING)
+        used = _some_turn(turns.c.client_message_id == _p(turns.c.client_message_id))
+        waits = _some_turn(and_(turns.c.turn_id == _p(turns.c.turn_id), turns.c.state == QUEUED))
+        start = update(sessions).values(
+            {"fence": sessions.c.fence + _ONE, "message_count": sessions.c.message_count + _TWO, **activity}
+        )
+        # The conditions stand in the statement that takes the fence: where one fails nothing has been written yet.
+        self.start_session = make(start.where(_key(sessions), ~running, ~used).returning(*sessions.c))
+        self.start_queued_session = make(start.where(_key(sessions), ~running, waits).returning(*sessions.c))
+        self.add_to_session = make(
+            update(sessions)
+            .where(_key(sessions))
+            .values(
+                {
+                    "fence": sessions.c.fence + bindparam("fences", type_=Integer),
+                    "message_count": sessions.c.message_count + _ONE,
+                    **activity,
+                }
+            )
+            .returning(*sessions.c)
+        )
+        self.enqueue_session = make(
+            update(sessions)
+            .where(_key(sessions), ~used)
+            .values(expires_at=_p(sessions.c.expires_at), updated_at=_p(sessions.c.updated_at, "now"))
+        )
+        self.delete_session = make(delete(sessions).where(_key(sessions)).returning(sessions.c.fence))
+        self.bury_session = make(
+            insert(deleted_sessions)
+            .values(values(deleted_sessions))
+            .on_conflict_do_update(
+                index_elements=["tenant", "session_id"],
+                set_={"fence": _p(deleted_sessions.c.fence), "found_at": _p(deleted_sessions.c.found_at)},
+            )
+        )
+
+        # --- messages ---
+        self.insert_message = make(insert(messages).values(values(messages)))
+        self.message = make(
+            select(*messages.c).where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
+        )
+        settled = ("content", "status", "model", "reasoning", "tool_calls", "usage", "metadata")
+        self.settle_message = make(
+            update(messages)
+            .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
+            .values({name: _p(messages.c[name]) for name in settled})
+        )
+        self.branch = make(_branch())
+
+        # --- turns ---
+        self.insert_running_turn = make(insert(turns).values(values(turns, state=RUNNING)))
+        at_end = func.coalesce(func.max(turns.c.place), literal_column("0", Integer)) + _ONE
+        at_front = func.coalesce(func.min(turns.c.place), literal_column("0", Integer)) - _ONE
+        places = [
+            select(place).where(_key(turns), turns.c.state == QUEUED).scalar_subquery() for place in (at_end, at_front)
+        ]
+        self.insert_queued_turn, self.insert_queued_turn_first = (
+            make(insert(turns).values(values(turns, state=QUEUED, place=place))) for place in places
+        )
+        self.run_queued_turn = make(
+            update(turns)
+            .where(_turn(turns), turns.c.state == QUEUED)
+            .values(
+                state=RUNNING,
+                place=literal_column("NULL"),
+                message=literal_column("NULL"),
+                answer_id=_p(turns.c.answer_id),
+                fence=_p(turns.c.fence),
+                started_at=_p(turns.c.started_at),
+            )
+        )
+        self.withdraw_turn = make(
+            update(turns)
+            .where(_turn(turns), turns.c.state == QUEUED)
+            .values(state=WITHDRAWN, place=literal_column("NULL"), message=literal_column("NULL"))
+        )
+        self.end_turn = make(
+            update(turns)
+            .where(_turn(turns), turns.c.state == RUNNING)
+            .values(state=bindparam("outcome", type_=turns.c.state.type), ended_at=_p(turns.c.ended_at))
+        )
+        self.turn_exists = make(select(_ONE).select_from(turns).where(_turn(turns)))
+        self.running_turn = make(select(turns.c.turn_id).where(_key(turns), turns.c.state == RUNNING))
+        self.turn_of_client_message = make(
+            select(turns.c.turn_id).where(_key(turns), turns.c.client_message_id == _p(turns.c.client_message_id))
+        )
+        self.queue = make(
+            select(turns.c.turn_id, turns.c.message, turns.c.client_message_id, turns.c.options)
+            .where(_key(turns), turns.c.state == QUEUED)
+            .order_by(turns.c.place)
+        )
+
+        # --- chunks ---
+        # Only for a turn that runs: a checkpoint that is late by one deletion or one end must not fail the others.
+        self.insert_chunk = make(
+            insert(turn_chunks)
+            .from_select(
+                [c.name for c in turn_chunks.c],
+                select(*(_p(c) for c in turn_chunks.c)).where(
+                    exists(select(_ONE).select_from(turns).where(_turn(turns), turns.c.state == RUNNING))
+                ),
+            )
+            .on_conflict_do_nothing()
+        )
+        self.chunks = make(select(turn_chunks.c.body).where(_turn(turn_chunks)).order_by(turn_chunks.c.seq))
+        self.drop_chunks = make(delete(turn_chunks).where(_turn(turn_chunks)))
+
+        # --- start ---
+        self.all_running = make(
+            select(turns.c.tenant, turns.c.session_id, turns.c.turn_id, turns.c.answer_id).where(
+                turns.c.state == RUNNING
+            )
+        )
+        self.all_queued = make(
+            select(turns.c.tenant, turns.c.session_id)
+            .where(turns.c.state == QUEUED)
+            .distinct()
+            .order_by(turns.c.tenant, turns.c.session_id)
+        )
+        self.next_fence = make(update(sessions).where(_key(sessions)).values(fence=sessions.c.fence + _ONE))
+        found_at = deleted_sessions.c.found_at
+        self.mark_deleted = make(
+            update(deleted_sessions).where(found_at.is_(None)).values(found_at=_p(found_at, "now"))
+        )
+        self.forget_deleted = make(delete(deleted_sessions).where(found_at < _p(found_at, "before")))
+
+        # --- readiness ---
+        self.any_session = make(select(exists(select(_ONE).select_from(sessions))))
+        self.count_up = make(
+            insert(readiness)
+            .inline()
+            .values(id=_ONE, count=_ONE)
+            .on_conflict_do_update(index_elements=["id"], set_={"count": readiness.c.count + _ONE})
+        )
+
+    def update_session(self, names: frozenset[str]) -> Statement:
+        """Set these columns of a record, and `updated_at`, add `fences` to its fence, and return it.
+
+        Built on first use of a set of names, of which there are at most 2 ** len(CHANGEABLE).
+        """
+        known = self._updates.get(names)
+        if known is None:
+            values: dict[str, Any] = {name: _p(sessions.c[name]) for name in sorted(names)}
+            if values:
+                values["updated_at"] = _p(sessions.c.updated_at, "now")
+            values["fence"] = sessions.c.fence + bindparam("fences", type_=Integer)
+            statement = update(sessions).where(_key(sessions)).values(values).returning(*sessions.c)
+            known = self._updates[names] = Statement(statement, self._dialect)
+        return known
+
+
+def _branch() -> ClauseElement:
+    """The newest `count` messages of the branch that ends at `leaf_id`, newest first: a walk from child to parent.
+
+    The depth ends it, in a damaged database with a cycle of parents too.
+    """
+    leaf = (
+        select(*messages.c, literal_column("1", Integer).label("depth"))
+        .where(_key(messages), messages.c.message_id == _p(messages.c.message_id, "leaf_id"))
+        .cte("branch", recursive=True)
+    )
+    parent = messages.alias("parent")
+    walk = leaf.union_all(
+        select(*parent.c, leaf.c.depth + _ONE)
+        .select_from(leaf)
+        .join(parent, parent.c.message_id == leaf.c.parent_id)
+        .where(
+            parent.c.tenant == _p(messages.c.tenant),
+            parent.c.session_id == _p(messages.c.session_id),
+            leaf.c.depth < bindparam("count", type_=Integer),
+        )
+    )
+    return select(*(walk.c[name] for name in MESSAGE_COLUMNS)).order_by(walk.c.depth)
