@@ -109,6 +109,8 @@ class StreamHub:
             at += 1
 
     def _say_goodbye(self, connection: Connection) -> None:
+        if connection.ended:  # told already: its handler has not come to its end yet
+            return
         connection.send(goodbye_frame(self._farewell or "shutdown", self.retry_milliseconds()))
         connection.end()
 
