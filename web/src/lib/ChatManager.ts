@@ -4,10 +4,10 @@
 // It decides nothing about sessions, which the server does, and draws nothing. Failures never throw: they go to
 // `onError`, and a message that could not be sent stays in the view with its text. docs/page.md shows its use.
 
-import { Api, ApiError, asApiError, type CommandAnswer, type SendOptions } from "./api.ts";
+import { Api, ApiError, asApiError, NO_MODELS, type CommandAnswer, type SendOptions } from "./api.ts";
 import { FrameScheduler } from "./frame.ts";
 import { Outbox, type PendingMessage } from "./outbox.ts";
-import type { ChatState, Message, ModelInfo, NumberedEvent } from "./protocol.ts";
+import type { ChatState, Message, ModelCatalogue, NumberedEvent } from "./protocol.ts";
 import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
 import { OFFLINE, SessionStream, type Connection, type Phase } from "./stream.ts";
@@ -220,9 +220,9 @@ export class ChatManager {
     await this.command(decision, { approval_id: approvalId });
   }
 
-  /** The models a message can name; empty where the server offers no choice or is away. */
-  async models(): Promise<readonly ModelInfo[]> {
-    return (await this.#attempt(() => this.#api.models())) ?? [];
+  /** The models a message can name; none where the server offers no choice or is away. */
+  async models(): Promise<ModelCatalogue> {
+    return (await this.#attempt(() => this.#api.models())) ?? NO_MODELS;
   }
 
   async #deliver(clientMessageId: string, text: string, options: SendOptions): Promise<string | null> {

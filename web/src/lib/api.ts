@@ -3,7 +3,7 @@
 // Knows no state and retries nothing: who may repeat what is decided by the caller (outbox.ts repeats a send, which
 // its client_message_id makes harmless).
 
-import type { ChatState, ModelInfo } from "./protocol.ts";
+import type { ChatState, ModelCatalogue } from "./protocol.ts";
 
 /** A write is committed before it is answered, which takes milliseconds; this much silence means nobody is there. */
 const TIMEOUT_MS = 30_000;
@@ -73,6 +73,8 @@ export interface SendOptions {
   readonly on_busy?: "queue" | "reject" | "interrupt" | undefined;
 }
 
+export const NO_MODELS: ModelCatalogue = { ids: [], defaultId: null };
+
 export class Api {
   readonly #base: string;
   readonly #withCredentials: boolean;
@@ -141,12 +143,12 @@ export class Api {
     });
   }
 
-  /** The models to choose from; empty where the server offers no choice. */
-  async models(): Promise<readonly ModelInfo[]> {
+  /** The models to choose from; none where the server offers no choice. */
+  async models(): Promise<ModelCatalogue> {
     try {
       return readModels(await this.#json<unknown>("GET", "/api/models"));
     } catch (error) {
-      if (error instanceof ApiError && (error.status === 404 || error.status === 405)) return [];
+      if (error instanceof ApiError && (error.status === 404 || error.status === 405)) return NO_MODELS;
       throw error;
     }
   }
@@ -232,14 +234,11 @@ function retryAfter(value: string | null): number | null {
   return Number.isFinite(ms) ? Math.max(0, ms) : null;
 }
 
-function readModels(answer: unknown): readonly ModelInfo[] {
-  const list: unknown =
-    typeof answer === "object" && answer !== null && "models" in answer ? answer.models : answer;
-  if (!Array.isArray(list)) return [];
-  return list.flatMap((entry: unknown): ModelInfo[] => {
-    if (typeof entry === "string") return [{ id: entry, title: entry }];
-    if (typeof entry !== "object" || entry === null || !("id" in entry) || typeof entry.id !== "string") return [];
-    const title = "title" in entry && typeof entry.title === "string" && entry.title ? entry.title : entry.id;
-    return [{ id: entry.id, title }];
-  });
+function readModels(answer: unknown): ModelCatalogue {
+  const { models, default_model } = answer as { models?: unknown; default_model?: unknown };
+  if (!Array.isArray(models)) return NO_MODELS;
+  return {
+    ids: models.flatMap((m: { id?: unknown } | null) => (typeof m?.id === "string" ? [m.id] : [])),
+    defaultId: typeof default_model === "string" ? default_model : null,
+  };
 }

@@ -140,10 +140,11 @@ export type ConnectionEvent =
 
 export type ChatEvent = NumberedEvent | ConnectionEvent;
 
-/** An entry of `GET /api/models`, as far as the page shows it. */
-export interface ModelInfo {
-  readonly id: string;
-  readonly title: string;
+/** What `GET /api/models` tells, as far as a choice needs it. */
+export interface ModelCatalogue {
+  readonly ids: readonly string[];
+  /** The model of sessions that name none. */
+  readonly defaultId: string | null;
 }
 
 /** Reads the data of one frame. Null where it is no event at all; an unknown `type` is passed on as it is. */

@@ -107,12 +107,9 @@ describe("Api", () => {
 
   it("offers no models where the server has no such endpoint", async () => {
     json(404, { code: "not_found", title: "Not found" });
-    expect(await api.models()).toEqual([]);
-    json(200, { models: [{ id: "tiny", title: "Tiny" }, { id: "docs" }, { nonsense: true }], default: "tiny" });
-    expect(await api.models()).toEqual([
-      { id: "tiny", title: "Tiny" },
-      { id: "docs", title: "docs" },
-    ]);
+    expect(await api.models()).toEqual({ ids: [], defaultId: null });
+    json(200, { models: [{ id: "tiny", kind: "openai" }, { id: "docs" }, { nonsense: true }], default_model: "tiny" });
+    expect(await api.models()).toEqual({ ids: ["tiny", "docs"], defaultId: "tiny" });
   });
 
   it("withdraws a queued turn by its id", async () => {
