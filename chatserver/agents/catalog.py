@@ -155,8 +155,10 @@ def build_catalog(
 
 def _configured(config: ModelConfig, factories: Factories, environ: Mapping[str, str]) -> Entry:
     key = environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
+    # llama.cpp names a model by its file: the public list has no use for somebody's folders.
+    name = config.model.rpartition("/")[2] if config.model.startswith("/") else config.model
     return Entry(
-        settings=ModelSettings(config.id, config.model, config.context_tokens, config.max_output_tokens),
+        settings=ModelSettings(config.id, name, config.context_tokens, config.max_output_tokens),
         kind="openai",
         agent=factories.openai(config, key or None),
         offers_tools=config.tools,

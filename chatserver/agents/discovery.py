@@ -133,7 +133,7 @@ def ollama_url(host: str) -> str | None:
 
     `0.0.0.0` is where Ollama listens, not where one connects to.
     """
-    host = host.strip().rstrip("/") or "127.0.0.1"
+    host = host.strip() or "127.0.0.1"
     try:
         url = URL(host if "://" in host else f"http://{host if host[0] != ':' else '127.0.0.1' + host}")
         if url.scheme not in ("http", "https") or not url.host:
@@ -173,9 +173,10 @@ async def _get(
 
 
 def _config(name: str, base_url: str, **fields: Any) -> ModelConfig | None:
-    """A catalogue entry; the id is the endpoint's name as far as an id may hold it. None where nothing is left of it,
-    or the address is none."""
-    model_id = _NOT_ID.sub("-", name.removesuffix(":latest")).strip("-._")[:60]
+    """A catalogue entry; the id is the endpoint's name as far as an id may hold it, of a file's path (llama.cpp's) the
+    file's name. None where nothing is left of it, or the address is none."""
+    shown = name.rpartition("/")[2] if name.startswith("/") else name.removesuffix(":latest")
+    model_id = _NOT_ID.sub("-", shown).strip("-._")[:60]
     try:
         return ModelConfig(id=model_id, base_url=base_url, model=name, **fields)
     except ValueError:

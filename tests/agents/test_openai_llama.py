@@ -88,7 +88,7 @@ async def test_a_prompt_over_the_window_is_named_as_that(llama: LlamaServer, age
 
 
 async def test_a_long_history_is_cut_to_the_window_and_answered(llama: LlamaServer, agent: MakeAgent) -> None:
-    """The tiny model reads every byte as a token and a space as three: four times our estimate, so the window is a sixth."""
+    """The tiny model reads every byte as a token and a space as three, so the window is set to a sixth."""
     history = [said(role, "river " * 100) for _ in range(40) for role in ("user", "assistant")]
     made = agent(base_url=llama.base_url, context_tokens=CONTEXT_TOKENS // 6, max_output_tokens=20)
     got = await events(made, "and now?", history=history)
