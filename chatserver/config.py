@@ -23,6 +23,8 @@ Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
+SESSION_PLACEHOLDER = "{session}"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -76,9 +78,11 @@ class McpServerConfig(_Part):
     """One `[[mcp_servers]]` entry: a command to start (stdio) or a URL (streamable HTTP)."""
 
     name: str = Field(description="what commands and tool names use")
-    command: tuple[str, ...] | None = Field(None, description="argv of a stdio server")
+    command: tuple[str, ...] | None = Field(
+        None, description="argv of a stdio server; `{session}` in it, in url and in env is a name of the session's own"
+    )
     url: str | None = Field(None, description="address of a streamable HTTP server")
-    env: dict[str, str] = Field({}, description="extra environment of the command")
+    env: dict[str, str] = Field({}, description="extra environment of the command, which gets PATH, HOME, LANG alone")
     env_from: tuple[str, ...] = Field((), description="names of environment variables handed on to the command")
     headers_env: dict[str, str] = Field({}, description="HTTP header -> environment variable that holds its value")
     scope: Literal["session", "shared"] = Field("session", description="a connection a session, or one for all")
@@ -99,6 +103,11 @@ class McpServerConfig(_Part):
             raise ValueError(f"MCP server {self.name!r} needs either command or url")
         if self.command is not None and not self.command:
             raise ValueError(f"MCP server {self.name!r} has an empty command")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"the url of MCP server {self.name!r} begins with http:// or https://")
+        filled = (*(self.command or ()), self.url or "", *self.env.values())
+        if self.scope == "shared" and any(SESSION_PLACEHOLDER in text for text in filled):
+            raise ValueError(f"MCP server {self.name!r} is shared and has no session to fill {SESSION_PLACEHOLDER} with")
         return self
 
 
@@ -200,7 +209,10 @@ class Settings(BaseSettings):
     tool_calls_per_turn: Count = Field(32, description="calls of one turn together")
     tool_output_chars: Count = Field(32_000, description="text of one tool result; the rest is cut and said so")
     tool_message_bytes: Size = Field(
-        4 << 20, description="one message from an MCP server; over it the connection is closed"
+        4 << 20, description="one message from an MCP server; over it a stdio server is ended, an HTTP request fails"
+    )
+    mcp_connections: Count = Field(
+        64, description="connections to MCP servers open at once; a stdio one is a process of some 60 MB"
     )
     approval_timeout_seconds: Seconds = Field(300, description="an unanswered approval expires after this")
     mcp_args_bytes: Size = Field(256 << 10, description="arguments of an mcp-command, or of a model's tool call")
