@@ -107,7 +107,7 @@ class McpServerConfig(_Part):
             raise ValueError(f"the url of MCP server {self.name!r} begins with http:// or https://")
         filled = (*(self.command or ()), self.url or "", *self.env.values())
         if self.scope == "shared" and any(SESSION_PLACEHOLDER in text for text in filled):
-            raise ValueError(f"MCP server {self.name!r} is shared and has no session to fill {SESSION_PLACEHOLDER} with")
+            raise ValueError(f"MCP server {self.name!r} is shared: no session can stand for {SESSION_PLACEHOLDER}")
         return self
 
 
