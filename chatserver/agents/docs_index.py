@@ -33,6 +33,10 @@ T = TypeVar("T")
 _TITLE, _PATH, _TEXT = 6.0, 2.0, 1.0
 # Hits below this part of the best one share a common word with the question and nothing else.
 _RELEVANT = 0.35
+# bm25 does not see that a heading is the question itself. So the best of its hits are weighed again: one whose heading
+# has the question's words and no others counts up to three times.
+_WEIGHED_AGAIN = 40
+_SAME_HEADING = 2.0
 # A question has few words that matter; a pasted page must not become a query of thousands of terms.
 _QUERY_CHARS = 2_000
 _QUERY_TERMS = 24
@@ -69,9 +73,28 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class _Words:
+    """The stems of a heading or a question: all of them, and those that matter."""
+
+    every: frozenset[str]
+    telling: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str) -> _Words:
+        words = [part for word in _words(text) for part in _JOINTS.split(word)]
+        telling = [word for word in words if word not in _STOP_WORDS]
+        return cls(frozenset(map(_stem, words)), frozenset(map(_stem, telling or words)))
+
+    def likeness(self, other: _Words) -> float:
+        """From 0, nothing in common, to 1, the same words."""
+        return 0.7 * _dice(self.telling, other.telling) + 0.3 * _dice(self.every, other.every)
+
+
+@dataclass(frozen=True, slots=True)
 class _Built:
     connection: sqlite3.Connection
     sections: tuple[Section, ...]
+    headings: tuple[_Words, ...]
 
 
 class DocsIndex:
@@ -127,10 +150,18 @@ class DocsIndex:
             Unavailable: the index is closed.
         Cancelling is safe; a search under way ends by itself.
         """
+        query = query[:_QUERY_CHARS]
         expression = match_expression(query)
         if expression is None or limit < 1:
             return []
-        return await self._in_thread(lambda: self._search(expression, limit))
+
+        def find() -> list[Section]:
+            found = self._search(expression, _Words.of(query), limit)
+            if not found and (beginning := match_expression(query, unfinished=True)) is not None:
+                found = self._search(beginning, _Words.of(query), limit)
+            return found
+
+        return await self._in_thread(find)
 
     async def topics(self, limit: int) -> list[str]:
         """The titles of the files, in the folder's order, at most `limit`."""
@@ -165,17 +196,19 @@ class DocsIndex:
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _search(self, expression: str, limit: int) -> list[Section]:
+    def _search(self, expression: str, asked: _Words, limit: int) -> list[Section]:
         built = self._current()
         if built is None:
             return []
         rows = built.connection.execute(
             "SELECT rowid, bm25(sections, ?, ?, ?) AS score FROM sections WHERE sections MATCH ? "
             "ORDER BY score, rowid LIMIT ?",
-            (_TITLE, _PATH, _TEXT, expression, limit),
+            (_TITLE, _PATH, _TEXT, expression, max(limit, _WEIGHED_AGAIN)),
         ).fetchall()
         # bm25 is negative, more negative is better.
-        return [built.sections[rowid] for rowid, score in rows if score <= rows[0][1] * _RELEVANT]
+        hits = [(-score * (1 + _SAME_HEADING * built.headings[row].likeness(asked)), row) for row, score in rows]
+        hits.sort(key=lambda hit: (-hit[0], hit[1]))
+        return [built.sections[row] for weight, row in hits[:limit] if weight >= hits[0][0] * _RELEVANT]
 
     def _current(self) -> _Built | None:
         self._refreshed()
@@ -206,7 +239,8 @@ class DocsIndex:
                 sections += split(read_file(found, self._limits), found.source)
             except OSError as error:
                 skipped.append((found.source, _reason(error)))
-        fresh = _Built(_indexed(sections), tuple(sections))
+        headings = tuple(_Words.of(section.title) for section in sections)
+        fresh = _Built(_indexed(sections), tuple(sections), headings)
         self._drop()
         self._built, self._listed = fresh, listed
         self._report = Report(len(listed.files), len(sections), tuple(skipped))
@@ -232,18 +266,18 @@ def _indexed(sections: list[Section]) -> sqlite3.Connection:
         cursor.execute("BEGIN")
         cursor.executemany(
             "INSERT INTO sections (rowid, title, path, text) VALUES (?, ?, ?, ?)",
-            (
-                (
-                    row,
-                    _spaced(section.title),
-                    _spaced(" ".join((*section.path[:-1], section.source))),
-                    _spaced(section.text),
-                )
-                for row, section in enumerate(sections)
-            ),
+            ((row, *_columns(section)) for row, section in enumerate(sections)),
         )
         cursor.execute("COMMIT")
     return connection
+
+
+def _columns(section: Section) -> tuple[str, str, str]:
+    """Title, path and text as they are indexed. A row is found by its name as a whole and by nothing else: being short,
+    it would come before every section that is about its words."""
+    if section.name:
+        return _JOINTS.sub("", section.name), "", ""
+    return _spaced(section.title), _spaced(" ".join((*section.path[:-1], section.source))), _spaced(section.text)
 
 
 def _spaced(text: str) -> str:
@@ -251,20 +285,43 @@ def _spaced(text: str) -> str:
     return text if text.isascii() else _UNSPACED_RUN.sub(lambda run: f" {' '.join(run[0])} ", text)
 
 
-def match_expression(query: str) -> str | None:
-    """`query` as an FTS5 expression: its words, quoted, joined by OR, the last one also as the beginning of a word.
-
-    Common words are left out, unless there are no others. None where there is no word at all.
-    """
+def _words(text: str) -> list[str]:
+    """The words of `text` as people part them, in lower case, `session_id` and `api/chat` being one each."""
     # Lone surrogates, which JSON can carry, are no UTF-8 and SQLite refuses them.
-    query = query[:_QUERY_CHARS].lower().replace("’", "'").encode("utf-8", "ignore").decode()
-    found = (word.strip(_WORD_EDGES) for word in _WORD.findall(query))
-    words = [word for word in found if any(map(str.isalnum, word))]
+    text = text.lower().replace("’", "'").encode("utf-8", "ignore").decode()
+    found = (word.strip(_WORD_EDGES) for word in _WORD.findall(text))
+    return [word for word in found if any(map(str.isalnum, word))]
+
+
+def _stem(word: str) -> str:
+    """`word` without its commonest endings: enough to see that two headings say the same."""
+    for ending in ("'s", "ing", "ed", "es", "s"):
+        if word.endswith(ending) and len(word) > len(ending) + 3:
+            return word.removesuffix(ending)
+    return word
+
+
+def _dice(one: frozenset[str], other: frozenset[str]) -> float:
+    return 2 * len(one & other) / (len(one) + len(other)) if one and other else 0.0
+
+
+def match_expression(query: str, *, unfinished: bool = False) -> str | None:
+    """`query` as an FTS5 expression: its words, quoted, joined by OR. None where there is no word at all.
+
+    Common words are left out, unless there are no others.
+
+    Args:
+        unfinished: take the last word for the beginning of one. Only for a query that finds nothing as it stands: the
+            tokenizer stems before it looks for a beginning, and `cors` would find all that begins with `cor`.
+    """
+    query = query[:_QUERY_CHARS]
+    words = _words(query)
     wanted = [word for word in words if word not in _STOP_WORDS] or words
     terms = [f'"{word}"' for word in wanted]
-    # `"resum"*`: the last word may not be written to its end yet; one with something after it is.
-    if wanted and len(wanted[-1]) >= _PREFIX_CHARS and query.endswith(wanted[-1]):
+    if unfinished and wanted and len(wanted[-1]) >= _PREFIX_CHARS:
         terms[-1] += "*"
+    # A name such as `queue_limit` is a row's title in one word (_columns).
+    terms += [f'"{joined}"' for word in wanted if (joined := _JOINTS.sub("", word)) != word]
     # `/api/stream` is best found as it stands, and else by its parts.
     parts = (part for word in wanted for part in _JOINTS.split(word) if part != word)
     terms += [f'"{part}"' for part in parts if part not in _STOP_WORDS and any(map(str.isalnum, part))]

@@ -1,6 +1,7 @@
 """Markdown into sections: what the docs index finds and the docs agent quotes.
 
-A section is a heading with the text up to the next heading of any level; a long one is cut between paragraphs.
+A section is a heading with the text up to the next heading of any level; a long one is cut between paragraphs. A table
+that explains names (settings, codes, fields) also gives a section for each of them, since a question is about one.
 Headings inside code fences are code. Front matter and HTML comments are left out, and links to other files of the
 folder become their text, since whoever reads a quoted passage has nothing to click on.
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ SECTION_CHARS = 3_000
 # Nobody nests deeper; a file of a million headings would otherwise make as many rows.
 SECTIONS_PER_FILE = 2_000
 
+# A row whose first cell is a name in code, and one that is not a word of the language: `max_body_bytes`, not `agent`.
+_NAMED_ROW = re.compile(r"\| `([^`|]*[^\W_][-_./][^\W_][^`|]*)` \|.*\|")
+_RULE = re.compile(r"\|[-:| ]+\|")
 # A backtick fence has no backtick after it, else it is a span of code in a line (CommonMark §4.5).
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)")
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*")
@@ -38,13 +42,15 @@ class Section:
     """One passage.
 
     `path` is the titles of the headings it stands under, its own last; `source` the file, relative to the folder,
-    with `/`; `anchor` the heading's fragment as GitHub makes it ("" for text before the first heading).
+    with `/`; `anchor` the heading's fragment as GitHub makes it ("" for text before the first heading). `name` is what
+    a single row of a table explains, "" for all other text: the row stands in its table's section too.
     """
 
     path: tuple[str, ...]
     text: str
     source: str
     anchor: str
+    name: str = ""
 
     @property
     def title(self) -> str:
@@ -112,7 +118,11 @@ def _fenced(lines: Iterable[str]) -> Iterator[_Line]:
 
 def _closed(headings: list[tuple[int, str]], body: list[_Line], source: str, anchor: str) -> Iterator[Section]:
     path = tuple(title for _, title in headings) or (Path(source).stem,)
-    return (Section(path, piece, source, anchor) for piece in _pieces(_cleaned(body)))
+    text = _cleaned(body)
+    for piece in _pieces(text):
+        yield Section(path, piece, source, anchor)
+    for name, row in _named_rows(body):
+        yield Section((*path, name), row, source, anchor, name)
 
 
 def _heading(line: str, body: list[_Line]) -> tuple[int, str] | None:
@@ -133,6 +143,20 @@ def _heading(line: str, body: list[_Line]) -> tuple[int, str] | None:
         return None
     body.pop()
     return (1 if line.lstrip().startswith("=") else 2, title)
+
+
+def _named_rows(body: list[_Line]) -> Iterator[tuple[str, str]]:
+    """Each name that a table explains, with a table of its row alone."""
+    head = ""
+    for before, line in pairwise(body):
+        if line.is_code or len(line.text) > SECTION_CHARS:
+            head = ""
+        elif _RULE.fullmatch(line.text):
+            head = f"{before.text}\n{line.text}"
+        elif not line.text.startswith("|"):
+            head = ""
+        elif head and (found := _NAMED_ROW.fullmatch(line.text)):
+            yield found[1], _cleaned([_Line(f"{head}\n{line.text}", False)])
 
 
 def _plain(title: str) -> str:

@@ -93,6 +93,38 @@ async def test_a_word_in_the_heading_counts_more_than_one_in_the_text(
     assert (await open_index(tmp_path).search("timeouts", 2))[0].title == "Timeouts"
 
 
+async def test_a_heading_that_is_the_question_comes_first(tmp_path: Path, open_index: Callable[..., DocsIndex]) -> None:
+    """Shorter headings with the same word would otherwise win."""
+    (tmp_path / "a.md").write_text(
+        "# session.deleted\n\nGone.\n\n# What is a session?\n\nA conversation, its record and more.\n"
+    )
+
+    assert (await open_index(tmp_path).search("What is a session?", 2))[0].title == "What is a session?"
+
+
+async def test_a_row_is_found_by_its_name_and_by_nothing_else(
+    tmp_path: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """A short row about `queue_limit` must not come before the section that explains queues."""
+    table = "| setting | meaning |\n|---|---|\n| `queue_limit` | Queue. |\n"
+    (tmp_path / "a.md").write_text(f"# Queues\n\nHow a queue works, at length.\n\n# Settings\n\n{table}")
+    index = open_index(tmp_path)
+
+    assert (await index.search("what is queue_limit", 3))[0].name == "queue_limit"
+    assert not any(section.name for section in await index.search("queue limit", 3))
+
+
+async def test_a_word_that_is_found_is_not_taken_for_a_beginning(
+    tmp_path: Path, open_index: Callable[..., DocsIndex]
+) -> None:
+    """The tokenizer makes `cor` of `cors`, and `corrupt` begins with that."""
+    (tmp_path / "a.md").write_text("# Corrupt\n\nA corrupt database.\n\n# Origins\n\nCORS allows origins.\n")
+    index = open_index(tmp_path)
+
+    assert [section.title for section in await index.search("cors", 3)] == ["Origins"]
+    assert [section.title for section in await index.search("databa", 3)] == ["Corrupt"]
+
+
 async def test_nothing_is_found_for_nothing(folder: Path, open_index: Callable[..., DocsIndex]) -> None:
     """No words, or words that stand nowhere, are an empty answer and no error."""
     index = open_index(folder)
@@ -253,6 +285,35 @@ async def test_own_docs_are_indexed_within_a_second(open_index: Callable[..., Do
     assert report.sections > 0
     assert report.skipped == ()
     assert time.process_time() - before < 1.0
+
+
+QUESTIONS = {
+    "What is a session?": "concepts.md#what-is-a-session",
+    "how do I stop an answer": "concepts.md#what-does-stopping-an-answer-do",
+    "how do I resume the stream after a dropped connection": "stream.md#how-do-i-resume-after-a-dropped-connection",
+    "max_message_chars": "configuration.md#sessions",
+    "what happens if the disk is full": "operations.md#what-happens-when-the-disk-is-full",
+    "backup": "operations.md#how-do-i-make-a-backup",
+    "nginx": "operations.md#how-do-i-run-it-behind-nginx-or-another-proxy",
+    "how do I add a tool": "quickstart.md#how-do-i-add-tools",
+    "GET /api/state": "http-api.md#get-apistate",
+    "can I use postgres": "faq.md#can-i-use-postgresql",
+    "how long does a session live": "concepts.md#how-long-does-a-session-live-and-when-does-it-expire",
+    "write an agent in python": "python-agents.md#python-agents",
+    "turn_not_queued": "errors.md#which-codes-can-a-request-be-answered-with",
+    "is it safe on the internet": "security.md#is-a-fresh-server-safe-on-the-internet",
+    "heartbeat": "stream.md#how-do-i-notice-a-dead-connection",
+    "after kill -9": "operations.md#what-happens-after-a-crash-or-a-power-cut",
+}
+
+
+async def test_own_docs_answer_the_questions_people_ask(open_index: Callable[..., DocsIndex]) -> None:
+    """The right section is the first one, for words as people write them."""
+    index = open_index(OWN_DOCS)
+
+    found = {question: await index.search(question, 3) for question in QUESTIONS}
+
+    assert {question: sections[0].address for question, sections in found.items()} == QUESTIONS
 
 
 async def test_a_file_that_cannot_be_read_costs_no_other(folder: Path, open_index: Callable[..., DocsIndex]) -> None:

@@ -111,6 +111,39 @@ def test_code_block_is_not_cut_where_a_paragraph_end_is_near() -> None:
     assert all(section.text.count("```") % 2 == 0 for section in sections)
 
 
+TABLE = """\
+# Settings
+
+Before.
+
+| setting | meaning |
+|---|---|
+| `max_body_bytes` | A [body](api.md). |
+| `port` | A word of the language. |
+| plain_text | Not in code. |
+
+```
+| setting | meaning |
+|---|---|
+| `in_code` | Not a table. |
+```
+
+| `no_head` | Not a table either. |
+"""
+
+
+def test_a_name_that_a_table_explains_is_a_section_of_its_own() -> None:
+    """A question about one setting is answered with its row, not with a table of twenty."""
+    sections = split(TABLE, "settings.md")
+
+    named = [section for section in sections if section.name]
+    assert [section.path for section in named] == [("Settings", "max_body_bytes")]
+    assert named[0].text == "| setting | meaning |\n|---|---|\n| `max_body_bytes` | A body. |"
+    assert named[0].address == "settings.md#settings"
+    assert sections[0].name == ""
+    assert "`max_body_bytes`" in sections[0].text
+
+
 def test_backticks_in_a_line_open_no_fence() -> None:
     """A span of code that begins a line must not swallow the headings after it."""
     sections = split("# A\n\n``` span ``` in a line\n\n# B\n\ntext\n", "a.md")
