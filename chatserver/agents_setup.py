@@ -28,6 +28,7 @@ from chatserver.agents.python_agent import load_python_agent
 from chatserver.agents.scripted import ScriptedAgent
 from chatserver.clock import Clock
 from chatserver.config import ModelConfig, Settings
+from chatserver.errors import StartupError
 from chatserver.tasks import Supervisor
 
 
@@ -112,7 +113,10 @@ async def assemble(
         if settings.mcp_servers:
             from chatserver.agents.mcp_tools import McpServers
 
-            servers = McpServers(settings, supervisor, log, on_connecting=on_connecting)
-        tools = BuiltinTools(servers, [(SEARCH_DOCS, search_docs(index))] if index is not None else [])
+            servers = McpServers(settings, clock, supervisor, log, on_connecting=on_connecting)
+        own = [(SEARCH_DOCS, search_docs(index))] if index is not None else []
+        if taken := {spec.server for spec, _ in own} & {server.name for server in settings.mcp_servers}:
+            raise StartupError(f"the MCP server {min(taken)!r} has the name of a built-in one; give it another")
+        tools = BuiltinTools(servers, own, output_chars=settings.tool_output_chars)
         stack.push_async_callback(tools.close)
         yield Agents(catalog, tools)

@@ -1,16 +1,24 @@
 """BuiltinTools: tool servers written in Python beside the MCP ones, as one ToolServers.
 
+Invariants: a built-in server's name is never an MCP server's too (agents_setup refuses to start then); what a function
+says is capped like any tool's output, and its time is limited.
+
 It owns the composition only: the MCP side keeps its connections, the built-in side has none.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from chatserver.agents.base import ProgressHandler, ServerStatus, ToolServers, ToolSpec
+from chatserver.agents.tool_output import cut
 from chatserver.errors import ToolError
 from chatserver.message import ToolResult
+
+# Built-in functions look something up; one that hangs must not hold a turn until the turn's own limit.
+CALL_SECONDS = 30.0
 
 Function = Callable[[Mapping[str, Any]], Awaitable[str]]
 Key = tuple[str, str]
@@ -22,10 +30,14 @@ class BuiltinTools:
     Args:
         servers: the MCP servers, or None.
         tools: specification and function of each built-in tool.
+        output_chars: of one call's text.
     """
 
-    def __init__(self, servers: ToolServers | None, tools: Sequence[tuple[ToolSpec, Function]]) -> None:
+    def __init__(
+        self, servers: ToolServers | None, tools: Sequence[tuple[ToolSpec, Function]], *, output_chars: int
+    ) -> None:
         self._servers = servers
+        self._output_chars = output_chars
         self._tools = {(spec.server, spec.name): (spec, function) for spec, function in tools}
         self._names = {spec.server for spec, _ in tools}
 
@@ -54,27 +66,31 @@ class BuiltinTools:
         found = self._tools.get((server, name))
         if found is None:
             raise ToolError(f"server {server!r} has no tool {name!r}", code="unknown_tool")
-        return ToolResult(await found[1](arguments), is_error=False)
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                text = await found[1](arguments)
+        except TimeoutError:
+            raise ToolError(f"{name!r} did not answer within {CALL_SECONDS:g} s", code="tool_timeout") from None
+        return ToolResult(cut(text, self._output_chars), is_error=False)
 
     async def list_resources(self, key: Key, server: str) -> Sequence[Mapping[str, Any]]:
         return [] if server in self._names else await self._of(server).list_resources(key, server)
 
     async def read_resource(self, key: Key, server: str, uri: str) -> Mapping[str, Any]:
-        return await self._of(server).read_resource(key, server, uri)
+        return await self._other(server, "resources").read_resource(key, server, uri)
 
     async def list_prompts(self, key: Key, server: str) -> Sequence[Mapping[str, Any]]:
         return [] if server in self._names else await self._of(server).list_prompts(key, server)
 
     async def get_prompt(self, key: Key, server: str, name: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:
-        return await self._of(server).get_prompt(key, server, name, arguments)
+        return await self._other(server, "prompts").get_prompt(key, server, name, arguments)
 
     async def connect(self, key: Key, server: str) -> None:
         if server not in self._names:
             await self._of(server).connect(key, server)
 
     async def disconnect(self, key: Key, server: str) -> None:
-        if server not in self._names:
-            await self._of(server).disconnect(key, server)
+        await self._other(server, "a connection").disconnect(key, server)
 
     async def close_session(self, key: Key) -> None:
         if self._servers is not None:
@@ -89,6 +105,11 @@ class BuiltinTools:
             raise self._unknown(server)
         return self._servers
 
-    @staticmethod
-    def _unknown(server: str) -> ToolError:
-        return ToolError(f"there is no tool server {server!r}", code="unknown_server")
+    def _other(self, server: str, what: str) -> ToolServers:
+        if server in self._names:
+            raise ToolError(f"server {server!r} is built in and has not {what}", code="not_supported")
+        return self._of(server)
+
+    def _unknown(self, server: str) -> ToolError:
+        known = ", ".join(sorted(self._names)) or "none"
+        return ToolError(f"there is no tool server {server!r}; known: {known}", code="unknown_server")
