@@ -43,6 +43,7 @@ class Run:
         "_last_flush",
         "_pending",
         "_unsaved",
+        "agent_closing",
         "answer",
         "answer_id",
         "closed",
@@ -86,6 +87,7 @@ class Run:
         self.ended: asyncio.Future[None] = loop.create_future()
         self.pump: asyncio.Task[None] | None = None
         self.closed = False
+        self.agent_closing = False  # the pump is past the agent's answer and lets it clean up
         self._chunk_seq = 0
         self.unsent: list[Chunk] = []
         self._flush_soon = flush_soon

@@ -45,6 +45,7 @@ class LiveSession:
 
     __slots__ = (
         "_lock",
+        "deletions",
         "fence",
         "key",
         "last_used",
@@ -79,6 +80,7 @@ class LiveSession:
         self.last_used = 0.0
         self.size = 0
         self.removed = False
+        self.deletions = 0  # under way; nothing new begins meanwhile
         self._lock: asyncio.Lock | None = None
 
     @property

@@ -10,26 +10,26 @@ Invariants:
   queues behind anything.
 - A store that can't take a terminal state is tried for `TERMINAL_RETRY_SECONDS`; then the turn ends as failed, its
   text stays in memory (`unsaved`) and must be committed before the session goes on.
+- A queue that can't go on (the store is away) rests: it stays stored, and every checkpoint tries it again.
 
-It knows no HTTP, no ownership and no catalogue rules (session_service.py).
+It iterates no agent (pump.py), and knows no HTTP, no ownership and no catalogue rules (session_service.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from structlog.typing import FilteringBoundLogger
 
 from chatserver import events as ev
-from chatserver.agents.base import Agent, AgentTurn, ModelSettings, Reasoning, Spent, Text, ToolServers
+from chatserver.agents.base import ToolServers
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
 from chatserver.errors import (
-    AgentError,
     ChatServerError,
     Conflict,
     Draining,
@@ -41,6 +41,7 @@ from chatserver.errors import (
 )
 from chatserver.message import Message
 from chatserver.principal import Kind, Principal
+from chatserver.pump import Entry, pump
 from chatserver.run import Run
 from chatserver.session_manager import LiveSession, SessionManager
 from chatserver.store.base import Duplicate, FinishTurn, SessionKey, StartTurn, Store, StoredTurn
@@ -52,22 +53,8 @@ T = TypeVar("T")
 
 # A disk that is full for longer than this is not waited for with the tab still saying "generating".
 TERMINAL_RETRY_SECONDS = 5.0
-# An agent that never waits would hold the loop for ever; it is made to wait this often. A tenth of a person's blink.
-SLICE_SECONDS = 0.01
-
-
-class Entry(Protocol):
-    """A catalogue entry as the runner needs it."""
-
-    @property
-    def agent(self) -> Agent: ...
-
-    @property
-    def settings(self) -> ModelSettings: ...
-
-    def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
-        """A place among the model's concurrent turns; waits for one."""
-
+# How long a queued turn that finds the server full, or the store away, waits before it is tried again.
+RESUME_SECONDS = 0.5
 
 ResolveModel = Callable[[str | None], Entry]
 
@@ -113,6 +100,9 @@ class TurnRunner:
         self._runs: set[Run] = set()
         self._dirty: set[Run] = set()
         self._unsaved: set[LiveSession] = set()
+        self._resting: set[LiveSession] = set()
+        self._withdrawing: set[str] = set()  # queued turns that must not start any more
+        self._changes = 0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -137,7 +127,9 @@ class TurnRunner:
             work.close()
             raise Draining() from None
         live.pins += 1
-        task.add_done_callback(lambda _: self._manager.unpin(live))
+        self._changes += 1
+        self._idle.clear()
+        task.add_done_callback(lambda _: self._changed(live))
         try:
             result = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -148,6 +140,20 @@ class TurnRunner:
         if isinstance(result, _Refused):
             raise result.error
         return result
+
+    def _changed(self, live: LiveSession) -> None:
+        self._manager.unpin(live)
+        self._changes -= 1
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if not self._runs and not self._changes:
+            self._idle.set()
+
+    @staticmethod
+    def _check_there(live: LiveSession) -> None:
+        if live.removed or live.deletions:
+            raise NotFound("the session was deleted", code="session_not_found")
 
     async def send(self, live: LiveSession, new: NewTurn) -> str:
         """Commit a message and start or queue its turn; returns the turn's id.
@@ -162,8 +168,9 @@ class TurnRunner:
 
     async def _send(self, live: LiveSession, new: NewTurn) -> str:
         async with live.lock:
-            if live.removed:
-                raise NotFound("the session was deleted")
+            self._check_there(live)
+            if self.draining:  # since this began to wait
+                raise Draining()
             turn_id = self._clock.new_id()
             message = self._message("user", new.text, metadata=new.metadata)
             if live.run is None and not live.queued:
@@ -178,6 +185,8 @@ class TurnRunner:
                 raise RateLimited(
                     f"{self._settings.queue_limit} messages are waiting in this session already", code="queue_full"
                 )
+            if live.run is None:  # a queue that rests; the fence first, so that nothing is queued when there is none
+                await self._new_fence(live, {})
             first = new.on_busy == "interrupt"
             turn = StoredTurn(turn_id, message, new.client_message_id, _principal_options(new.principal))
             duplicate = await self._store.enqueue_turn(
@@ -185,8 +194,6 @@ class TurnRunner:
             )
             if duplicate is not None:
                 return duplicate.turn_id
-            if live.run is None:  # a queue that rests after a start that failed
-                await self._new_fence(live, {})
             live.record = replace(live.record, expires_at=new.expires_at)
             live.append(ev.SessionUpdated(live.key.session_id, {"expires_at": rfc3339(new.expires_at)}))
             live.queued = {turn_id: turn, **live.queued} if first else {**live.queued, turn_id: turn}
@@ -245,6 +252,7 @@ class TurnRunner:
         )
         if isinstance(started, Duplicate):
             return started.turn_id
+        told = _activity(started.record) | _settings_of(live)
         self._manager.made_durable(live)
         live.queued.pop(turn_id, None)
         history = tuple(live.state.current_messages())
@@ -253,7 +261,7 @@ class TurnRunner:
         live.append(ev.MessageCreated(sid, user_message, turn_id))
         live.append(ev.MessageCreated(sid, answer, turn_id))
         live.record = started.record
-        live.append(ev.SessionUpdated(sid, _activity(started.record)))
+        live.append(ev.SessionUpdated(sid, told))
         live.append(ev.TurnStarted(sid, turn_id, answer.id))
 
         run = Run(live, turn_id, user_message, answer, principal, self._flush_soon, self._checkpoint_one)
@@ -262,6 +270,8 @@ class TurnRunner:
         live.pins += 1
         self._runs.add(run)
         self._idle.clear()
+        if self._closing:  # the drain looked for runs while this one was being committed
+            run.finish("interrupted")
         self._supervisor.start(self._drive(run, entry, history), f"turn/{turn_id}")
         return turn_id
 
@@ -270,7 +280,7 @@ class TurnRunner:
     async def _drive(self, run: Run, entry: Entry, history: tuple[Message, ...]) -> None:
         """See a turn to its end; the one place that ends it."""
         live = run.live
-        run.pump = self._supervisor.spawn(self._pump(run, entry, history), f"agent/{run.turn_id}")
+        run.pump = self._supervisor.spawn(pump(run, entry, history, self._settings, self._log), f"agent/{run.turn_id}")
         timeout = asyncio.get_running_loop().call_later(
             self._settings.turn_timeout_seconds,
             run.finish,
@@ -285,16 +295,18 @@ class TurnRunner:
         finally:
             timeout.cancel()
         run.close()
-        if not run.pump.done():
+        if not run.pump.done() and not run.agent_closing:
             run.pump.cancel()
         async with live.lock:
-            await self._end(run, outcome)
-            self._forget(run)
-            if not self._closing:
-                await self._start_next(live)
+            try:
+                await self._end(run, outcome)
+            finally:
+                self._forget(run)
+            await self._start_next(live)
         if not run.pump.done():
             await asyncio.wait({run.pump}, timeout=self._settings.agent_cancel_grace_seconds)
             if not run.pump.done():
+                run.pump.cancel()  # one that cleans up had its time; one that swallowed a cancel gets another
                 self._log.warning("agent_ignores_cancellation", model=entry.settings.id)
 
     async def _end(self, run: Run, outcome: Literal["completed", "interrupted", "failed"]) -> None:
@@ -333,14 +345,20 @@ class TurnRunner:
                     return False
                 await self._clock.sleep(delay)
                 delay = min(delay * 2, 1.0)
+            except Exception as error:  # the turn's border: a store's bug must not leave a turn that never ends
+                self._log.error("turn_end_not_saved", turn_id=finish.turn_id, exc_info=error)
+                return False
 
     async def _settle_unsaved(self, live: LiveSession) -> None:
         """Commit a terminal state that could not be committed before; raises what the store raises."""
         if live.unsaved is not None:
             if not live.removed:
                 await self._store.finish_turn(live.unsaved)
-            live.unsaved = None
-            self._unsaved.discard(live)
+            self._forget_unsaved(live)
+
+    def _forget_unsaved(self, live: LiveSession) -> None:
+        live.unsaved = None
+        self._unsaved.discard(live)
 
     def _forget(self, run: Run) -> None:
         if run in self._runs:
@@ -350,87 +368,31 @@ class TurnRunner:
             self._manager.unpin(run.live)
         if not run.ended.done():
             run.ended.set_result(None)
-        if not self._runs:
-            self._idle.set()
+        self._check_idle()
 
     async def _start_next(self, live: LiveSession) -> None:
-        """Start the session's next queued turn; the lock is held."""
-        while live.queued and live.run is None and not live.removed and not self.draining:
-            turn = next(iter(live.queued.values()))
-            try:
-                await self._start(
-                    live,
-                    turn.turn_id,
-                    turn.message,
-                    turn.client_message_id,
-                    _principal_of(live.key, turn.options),
-                    live.record.expires_at,
-                    queued=True,
-                )
-            except ChatServerError as error:
-                # It stays queued and stored; the next message, or the next start of the server, takes it up.
-                self._log.error("queued_turn_not_started", code=error.narrow_code, turn_id=turn.turn_id)
-                return
-
-    async def _pump(self, run: Run, entry: Entry, history: tuple[Message, ...]) -> None:
-        """Iterate the agent. The second of the three places where any exception ends: the turn's border."""
-        loop = asyncio.get_running_loop()
-        limit, interval = self._settings.max_answer_chars, self._settings.flush_interval_seconds
-        characters = 0
+        """Start the session's next queued turn; the lock is held. One that can't be started rests, and is logged once
+        however often it is tried."""
+        turn = next((t for t in live.queued.values() if t.turn_id not in self._withdrawing), None)
+        if turn is None or live.run is not None or live.removed or live.deletions or self.draining:
+            self._resting.discard(live)
+            return
         try:
-            async with entry.slot(run.live.key.tenant):
-                turn = AgentTurn(
-                    tenant=run.live.key.tenant,
-                    session_id=run.session_id,
-                    turn_id=run.turn_id,
-                    message=run.user_message.content,
-                    history=history,
-                    model=entry.settings,
-                    principal=run.principal,
-                    tools=run.tools,
-                    metadata=run.user_message.metadata,
-                )
-                slice_start = loop.time()
-                items = entry.agent.run(turn)
-                try:
-                    async for item in items:
-                        now = loop.time()
-                        if type(item) is str or type(item) is Text:
-                            text = item if type(item) is str else cast(Text, item).text
-                            if text:
-                                characters += len(text)
-                                run.text(text, ev.TextDelta, now, interval)
-                        elif type(item) is Reasoning:
-                            if item.text:
-                                characters += len(item.text)
-                                run.text(item.text, ev.ReasoningDelta, now, interval)
-                        elif type(item) is Spent:
-                            run.usage = item.usage
-                        else:
-                            raise AgentError(f"the agent yielded {type(item).__name__!r}", code="agent_bad_event")
-                        if characters > limit:
-                            raise AgentError(f"the answer is longer than {limit} characters", code="answer_too_long")
-                        if run.closed:
-                            return
-                        if now - slice_start > SLICE_SECONDS:
-                            await asyncio.sleep(0)
-                            slice_start = loop.time()
-                finally:
-                    # Left early, a generator must be closed here and now: it holds the upstream's connection.
-                    close: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
-                    if close is not None:
-                        await close()
-            run.finish("completed")
-        except AgentError as error:
-            run.finish("failed", {"code": error.narrow_code, "title": error.detail})
-        except ChatServerError as error:
-            run.finish("failed", {"code": error.narrow_code, "title": error.title})
-        except Exception as error:
-            self._log.error("agent_raised", model=entry.settings.id, exc_info=error)
-            run.finish("failed", {"code": "agent_error", "title": "The agent failed"})
-        finally:
-            # An agent that ends by a CancelledError of its own, which nobody asked for.
-            run.finish("failed", {"code": "agent_error", "title": "The agent gave up"})
+            await self._start(
+                live,
+                turn.turn_id,
+                turn.message,
+                turn.client_message_id,
+                _principal_of(live.key, turn.options),
+                live.record.expires_at,
+                queued=True,
+            )
+            self._resting.discard(live)
+        except Exception as error:  # the turn's border too: nobody waits for this who could be told
+            if live not in self._resting:
+                expected = isinstance(error, ChatServerError)
+                self._log.error("queued_turn_not_started", turn_id=turn.turn_id, exc_info=None if expected else error)
+            self._resting.add(live)
 
     # --- flushing and checkpoints ---
 
@@ -467,12 +429,19 @@ class TurnRunner:
         while True:
             await self._clock.sleep(self._settings.checkpoint_interval_seconds)
             await self._checkpoint(list(self._runs))
-            for live in list(self._unsaved):
-                async with live.lock:
-                    try:
-                        await self._settle_unsaved(live)
-                    except (Unavailable, StoreFull, StoreCorrupt):
-                        break  # one that fails tells for all
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """Do what failed before: commit the ends of turns that are told but not saved, start queues that rest."""
+        for live in {*self._unsaved, *self._resting}:
+            if live.lock.locked():
+                continue  # whoever holds it may wait long for the store; the other turns' checkpoints must not
+            async with live.lock:
+                try:
+                    await self._settle_unsaved(live)
+                except ChatServerError:
+                    return  # one that fails tells for all
+                await self._start_next(live)
 
     # --- other changes of a session ---
 
@@ -484,11 +453,13 @@ class TurnRunner:
         Cancelling the caller does not take the stop back.
         """
         run: Run | None = live.run
+        # Marked before the turn is stopped, since its end starts the next.
+        doomed = list(live.queued) if clear_queue else []
+        self._withdrawing.update(doomed)
         if run is not None and (turn_id is None or run.turn_id == turn_id):
             run.finish("interrupted")
-        if clear_queue:
-            for queued in list(live.queued):
-                await self.withdraw(live, queued)
+        if doomed:
+            await self.protect(live, self._clear_queue(live, doomed), "clear-queue")
         if run is not None and run.outcome.done():
             await asyncio.wait({run.ended}, timeout=TERMINAL_RETRY_SECONDS + 1)
 
@@ -498,14 +469,28 @@ class TurnRunner:
 
     async def _withdraw(self, live: LiveSession, turn_id: str) -> bool:
         async with live.lock:
-            turn = live.queued.get(turn_id)
-            if turn is None or not await self._store.withdraw_turn(live.key, turn_id):
-                return False
-            live.queued.pop(turn_id, None)
-            if live.run is None:  # a queue that rests after a failed start
-                await self._new_fence(live, {})
-            live.append(ev.TurnEnded(live.key.session_id, turn_id, turn.message.id, "interrupted"))
-            return True
+            return await self._take_back(live, turn_id)
+
+    async def _clear_queue(self, live: LiveSession, doomed: list[str]) -> None:
+        async with live.lock:
+            try:
+                for turn_id in doomed:
+                    await self._take_back(live, turn_id)
+            finally:
+                self._withdrawing.difference_update(doomed)
+                await self._start_next(live)  # what was queued meanwhile, or could not be taken back
+
+    async def _take_back(self, live: LiveSession, turn_id: str) -> bool:
+        """Withdraw one queued turn; the lock is held."""
+        turn = live.queued.get(turn_id)
+        if turn is None:
+            return False
+        if live.run is None:  # a queue that rests; the fence first, so that what is withdrawn can be told
+            await self._new_fence(live, {})
+        await self._store.withdraw_turn(live.key, turn_id)
+        del live.queued[turn_id]
+        live.append(ev.TurnEnded(live.key.session_id, turn_id, turn.message.id, "interrupted"))
+        return True
 
     async def add_message(
         self,
@@ -527,8 +512,7 @@ class TurnRunner:
         metadata: Mapping[str, Any],
     ) -> Message:
         async with live.lock:
-            if live.removed:
-                raise NotFound("the session was deleted")
+            self._check_there(live)
             message = replace(
                 self._message(role, text, metadata=metadata), status="completed", parent_id=live.state.leaf_id()
             )
@@ -541,12 +525,13 @@ class TurnRunner:
                 expires_at=expires_at,
                 now=self._clock.now(),
             )
+            told = _activity(record) | _settings_of(live)
             self._manager.made_durable(live)
             live.record = record
             if live.run is None:
                 live.begin_fence(record.fence)
             live.append(ev.MessageCreated(live.key.session_id, message))
-            live.append(ev.SessionUpdated(live.key.session_id, _activity(record)))
+            live.append(ev.SessionUpdated(live.key.session_id, told))
             self._manager.remeasure(live)
             return message
 
@@ -561,17 +546,20 @@ class TurnRunner:
 
     async def _update(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
         async with live.lock:
-            if live.removed:
-                raise NotFound("the session was deleted")
+            self._check_there(live)
+            settings = _settings_of(live)
             await self._new_fence(live, changes)
-            live.append(ev.SessionUpdated(live.key.session_id, dict(told)))
+            live.append(ev.SessionUpdated(live.key.session_id, settings | dict(told)))
+            self._manager.remeasure(live)
 
     async def _new_fence(self, live: LiveSession, changes: Mapping[str, Any]) -> None:
         """Commit changes, under a fence of their own while no turn runs; the lock is held."""
+        running = live.run is not None
+        if running and not changes:
+            return
         if live.provisional:
             await self._store.create_session(live.record)
             self._manager.made_durable(live)
-        running = live.run is not None
         record = await self._store.update_session(live.key, changes, new_fence=not running, now=self._clock.now())
         live.record = record
         if live.run is None:
@@ -582,19 +570,41 @@ class TurnRunner:
         return await self.protect(live, self._delete(live), "delete")
 
     async def _delete(self, live: LiveSession) -> bool:
-        run: Run | None = live.run
-        if run is not None:
-            run.finish("interrupted")
-            await asyncio.wait({run.ended}, timeout=self._settings.delete_grace_seconds)
-        async with live.lock:
-            if live.removed:
-                return False
-            live.queued.clear()
-            existed = await self._store.delete_session(live.key)
-            live.begin_fence(live.fence + 1)  # nobody else can number this session any more
-            live.append(ev.SessionDeleted(live.key.session_id))
-            self._manager.remove(live)
+        live.deletions += 1
+        try:
+            while True:
+                run: Run | None = live.run
+                if run is not None:
+                    run.finish("interrupted")
+                    await asyncio.wait({run.ended}, timeout=self._settings.delete_grace_seconds)
+                async with live.lock:
+                    if live.removed:
+                        return False
+                    if live.run is not None and live.run is not run:
+                        continue  # its start was being committed when this began
+                    existed = await self._delete_now(live)
+                    break
+        finally:
+            live.deletions -= 1
+            if not live.removed and live.queued:
+                self._resting.add(live)  # the store is away; what was held back may go on
         await self._servers.close_session(live.key)
+        return existed
+
+    async def _delete_now(self, live: LiveSession) -> bool:
+        """Remove it from the store, tell it, remove it from memory; the lock is held."""
+        if not live.provisional:
+            await self._new_fence(live, {})
+        existed = await self._store.delete_session(live.key)
+        run: Run | None = live.run
+        if run is not None:  # its end could not be committed in time, and need not be any more
+            run.close()
+            live.append(ev.TurnEnded(run.session_id, run.turn_id, run.answer_id, "interrupted", run.usage))
+        live.queued.clear()
+        self._forget_unsaved(live)
+        self._resting.discard(live)
+        live.append(ev.SessionDeleted(live.key.session_id))
+        self._manager.remove(live)
         return existed
 
     def resolve_approval(self, live: LiveSession, approval_id: str, decision: Literal["approved", "denied"]) -> bool:
@@ -612,10 +622,19 @@ class TurnRunner:
         return found.interrupted
 
     async def _resume_queues(self, keys: tuple[SessionKey, ...]) -> None:
-        for key in keys:
-            while len(self._runs) >= self._settings.max_running_turns:
-                await self._clock.sleep(0.2)
-            live = await self._manager.pin(key)
+        waiting = deque(keys)
+        while waiting and not self.draining:
+            if len(self._runs) >= self._settings.max_running_turns:
+                await self._clock.sleep(RESUME_SECONDS)
+                continue
+            key = waiting.popleft()
+            try:
+                live = await self._manager.pin(key)
+            except ChatServerError as error:  # one that can't be read now must not hold up the others
+                self._log.error("queue_not_resumed", code=error.narrow_code)
+                waiting.append(key)
+                await self._clock.sleep(RESUME_SECONDS)
+                continue
             if live is None:
                 continue
             try:
@@ -627,18 +646,24 @@ class TurnRunner:
     async def drain(self, seconds: float) -> None:
         """Accept nothing new, give running turns `seconds`, then interrupt and commit them. Idempotent."""
         self.draining = True
-        if not self._idle.is_set() and seconds > 0:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._idle.wait()
-            except TimeoutError:
-                self._log.info("drain_interrupts", turns=len(self._runs))
+        if not await self._until_idle(seconds):
+            self._log.info("drain_interrupts", turns=len(self._runs))
         self._closing = True
-        runs = list(self._runs)
-        for run in runs:
+        for run in list(self._runs):
             run.finish("interrupted")
-        if runs:
-            await asyncio.wait({r.ended for r in runs}, timeout=TERMINAL_RETRY_SECONDS)
+        await self._until_idle(TERMINAL_RETRY_SECONDS + 1)
+        await self._catch_up()
+        if self._unsaved:
+            self._log.error("turn_ends_lost", turns=len(self._unsaved))
+
+    async def _until_idle(self, seconds: float) -> bool:
+        """Wait until no turn runs and no change is under way; False where that takes longer."""
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -661,6 +686,20 @@ def _activity(record: Any) -> dict[str, Any]:
         "message_count": record.message_count,
         "expires_at": rfc3339(record.expires_at),
         "updated_at": rfc3339(record.updated_at),
+    }
+
+
+def _settings_of(live: LiveSession) -> dict[str, Any]:
+    """What a session's first durable event tells besides: a tab may know an earlier provisional one of that name, at
+    the same position, whose settings were others. Empty for a durable one."""
+    if not live.provisional:
+        return {}
+    state = live.state
+    return {
+        "title": state.title,
+        "project_id": state.project_id,
+        "model": state.model,
+        "missing_api_key": state.missing_api_key,
     }
 
 

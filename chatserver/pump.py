@@ -1,0 +1,164 @@
+"""The pump: iterates a turn's agent and decides the outcome.
+
+Invariants: whatever the agent does, the outcome is decided before the pump ends, and before the agent is asked to
+close, so that a cleanup that hangs holds only itself. What an agent yields is checked here, once: nothing behind it
+can be made to fail by it. An agent that never waits is made to.
+
+It tells nothing itself (run.py) and commits nothing (turns.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import astuple
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from chatserver import events as ev
+from chatserver.agents.base import Agent, AgentEvent, AgentTurn, ModelSettings, Reasoning, Spent, Text
+from chatserver.config import Settings
+from chatserver.errors import AgentError, ChatServerError
+from chatserver.message import Message, Usage
+from chatserver.run import Run
+from chatserver.turn_tools import clean_text
+
+# An agent that never waits would hold the loop for ever; it is made to wait this often. A tenth of a person's blink.
+SLICE_SECONDS = 0.01
+# An agent's own words about its failure go into an event and a message; they are a sentence, not a page.
+ERROR_TITLE_CHARS = 1000
+# JSON numbers that every reader has exactly (RFC 8259 §6).
+MAX_TOKENS = 2**53 - 1
+
+TextKind = type[ev.TextDelta] | type[ev.ReasoningDelta]
+
+GAVE_UP = {"code": "agent_error", "title": "The agent gave up"}
+
+
+class Entry(Protocol):
+    """A catalogue entry as a turn needs it."""
+
+    @property
+    def agent(self) -> Agent: ...
+
+    @property
+    def settings(self) -> ModelSettings: ...
+
+    def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
+        """A place among the model's concurrent turns; waits for one."""
+
+
+async def pump(
+    run: Run, entry: Entry, history: tuple[Message, ...], settings: Settings, log: FilteringBoundLogger
+) -> None:
+    """Run the agent to its end. The second of the three places where any exception ends: the turn's border.
+
+    Args:
+        history: the branch before the turn's user message.
+    Cancelling it is how a turn is stopped; the agent gets the cancel.
+    """
+
+    def fail(error: BaseException) -> None:
+        if not isinstance(error, ChatServerError):
+            log.error("agent_raised", model=entry.settings.id, exc_info=error)
+        run.finish("failed", _told(error))
+
+    try:
+        async with entry.slot(run.live.key.tenant):
+            items = entry.agent.run(_turn(run, entry, history))
+            try:
+                await _answer(items, run, settings)
+                run.finish("completed")
+            except (Exception, SystemExit) as error:
+                fail(error)
+            finally:
+                run.finish("failed", GAVE_UP)  # by a CancelledError of its own, which nobody asked for
+                run.agent_closing = True
+                # Left early, a generator must be closed here and now: it holds the upstream's connection.
+                close: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
+                if close is not None:
+                    await close()
+    # SystemExit too: asyncio would end the server for it, and a library that parses arguments raises it lightly.
+    except (Exception, SystemExit) as error:
+        fail(error)
+    finally:
+        run.finish("failed", GAVE_UP)
+
+
+def _turn(run: Run, entry: Entry, history: tuple[Message, ...]) -> AgentTurn:
+    return AgentTurn(
+        tenant=run.live.key.tenant,
+        session_id=run.session_id,
+        turn_id=run.turn_id,
+        message=run.user_message.content,
+        history=history,
+        model=entry.settings,
+        principal=run.principal,
+        tools=run.tools,
+        metadata=run.user_message.metadata,
+    )
+
+
+async def _answer(items: AsyncIterator[AgentEvent], run: Run, settings: Settings) -> None:
+    """Hand on what the agent yields until it ends or the turn does."""
+    loop = asyncio.get_running_loop()
+    limit, interval = settings.max_answer_chars, settings.flush_interval_seconds
+    characters = 0
+    slice_start = loop.time()
+    async for item in items:
+        if run.closed:
+            return  # an agent that does not let itself be cancelled
+        now = loop.time()
+        kind: TextKind = ev.TextDelta
+        if type(item) is str:  # nearly all of them
+            text = item
+        elif type(item) is Spent:
+            text, run.usage = "", _checked_usage(item.usage)
+        else:
+            text, kind = _text_of(item)
+        if text:
+            characters += len(text)
+            if characters > limit:
+                raise AgentError(f"the answer is longer than {limit} characters", code="answer_too_long")
+            run.text(text, kind, now, interval)
+        if now - slice_start > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            slice_start = loop.time()
+
+
+def _text_of(item: object) -> tuple[str, TextKind]:
+    """Raises: AgentError where it is no agent event, or none with text in it."""
+    kind: TextKind = ev.TextDelta
+    text = item
+    if type(item) is Text:
+        text = item.text
+    elif type(item) is Reasoning:
+        text, kind = item.text, ev.ReasoningDelta
+    if type(text) is str:
+        return text, kind
+    if isinstance(text, str):  # marked-up strings and the like: orjson and joins want plain ones
+        return str.__str__(text), kind
+    raise AgentError(f"the agent yielded {_name_of(item)!r}", code="agent_bad_event")
+
+
+def _checked_usage(usage: object) -> Usage:
+    if type(usage) is Usage and all(type(n) in (int, bool) and 0 <= n <= MAX_TOKENS for n in astuple(usage)):
+        return usage
+    raise AgentError("the agent told a usage that is none", code="agent_bad_event")
+
+
+def _name_of(item: object) -> str:
+    inner = getattr(item, "text", None) if isinstance(item, Text | Reasoning) else None
+    return type(item).__name__ if inner is None else f"{type(item).__name__}({type(inner).__name__})"
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    """What the user is told: an agent's own words only where it meant them for the user."""
+    if isinstance(error, AgentError):
+        title = clean_text(error.detail[:ERROR_TITLE_CHARS])
+        return {"code": clean_text(error.narrow_code[:ERROR_TITLE_CHARS]), "title": title}
+    if isinstance(error, ChatServerError):
+        return {"code": error.narrow_code, "title": error.title}
+    return {"code": "agent_error", "title": "The agent failed"}
