@@ -20,6 +20,7 @@ QUESTIONS = {
     "memory": "benchmarks.memory",
     "durable-turns": "benchmarks.durable_turns",
     "flatness": "benchmarks.flatness",
+    "upstream": "benchmarks.upstream",
 }
 
 
