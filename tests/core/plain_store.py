@@ -1,0 +1,325 @@
+"""PlainStore: the Store protocol over dictionaries, for tests that need thousands of stores.
+
+It keeps every promise of chatserver/store/base.py but durability, and passes the same conformance suite. A write takes
+effect between two turns of the loop, so that what runs meanwhile, and a cancel in the middle, meet both sides of a
+commit as with a real store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import orjson
+
+from chatserver.errors import Conflict, NotFound, StoreUnavailable
+from chatserver.message import Message, ToolCall, ToolResult
+from chatserver.store.base import (
+    Chunk,
+    Duplicate,
+    FinishTurn,
+    Recovered,
+    SessionKey,
+    SessionRecord,
+    Started,
+    StartTurn,
+    StoredSession,
+    StoredTurn,
+)
+
+T = TypeVar("T")
+_CHANGEABLE = frozenset({"title", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"})
+
+
+@dataclass
+class _Turn:
+    state: str  # queued, running, withdrawn, or an outcome
+    client_message_id: str | None
+    answer_id: str | None = None
+    stored: StoredTurn | None = None
+
+
+@dataclass
+class _Session:
+    record: SessionRecord
+    messages: dict[str, Message] = field(default_factory=dict)
+    turns: dict[str, _Turn] = field(default_factory=dict)
+    queue: list[str] = field(default_factory=list)
+    chunks: dict[tuple[str, int], bytes] = field(default_factory=dict)
+
+    def branch(self, leaf_id: str | None, limit: int) -> tuple[tuple[Message, ...], bool]:
+        found: list[Message] = []
+        at = leaf_id
+        while at is not None and len(found) < limit:
+            message = self.messages[at]
+            found.append(message)
+            at = message.parent_id
+        return tuple(reversed(found)), at is not None
+
+    def used(self, client_message_id: str | None) -> str | None:
+        if client_message_id is None:
+            return None
+        return next((t for t, turn in self.turns.items() if turn.client_message_id == client_message_id), None)
+
+    def running(self) -> str | None:
+        return next((t for t, turn in self.turns.items() if turn.state == "running"), None)
+
+
+class PlainStore:
+    """Implements Store. What it holds outlives every server of a test."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[SessionKey, _Session] = {}
+        self._last_fences: dict[SessionKey, int] = {}
+        self._closed = False
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """All writes and reads wait alike, so they take effect in the order of their calls."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        await asyncio.sleep(0)
+        result = work()
+        await asyncio.sleep(0)
+        return result
+
+    def _of(self, key: SessionKey) -> _Session:
+        session = self._sessions.get(key)
+        if session is None:
+            raise NotFound(f"there is no session {key.session_id!r}", code="session_not_found")
+        return session
+
+    def _insert(self, record: SessionRecord) -> _Session:
+        fence = self._last_fences.get(record.key, 0) + 1
+        session = _Session(replace(record, fence=fence, message_count=0, last_message_at=None, leaf_id=None))
+        return self._sessions.setdefault(record.key, session)
+
+    def _of_or_new(self, key: SessionKey, create: SessionRecord | None) -> _Session:
+        if create is not None and key not in self._sessions:
+            return self._insert(create)
+        return self._of(key)
+
+    @staticmethod
+    def _add(session: _Session, messages: Sequence[Message], *, fences: int, expires_at: float, now: float) -> None:
+        for message in messages:
+            session.messages[message.id] = message
+        record = session.record
+        session.record = replace(
+            record,
+            fence=record.fence + fences,
+            message_count=record.message_count + len(messages),
+            leaf_id=messages[-1].id,
+            last_message_at=now,
+            updated_at=now,
+            expires_at=expires_at,
+        )
+
+    # --- reads ---
+
+    async def ready(self) -> None:
+        await self._do(lambda: None)
+
+    async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
+        def work() -> StoredSession | None:
+            session = self._sessions.get(key)
+            if session is None:
+                return None
+            messages, more = session.branch(session.record.leaf_id, limit)
+            queue = tuple(turn for t in session.queue if (turn := session.turns[t].stored) is not None)
+            return StoredSession(session.record, messages, more, queue)
+
+        return await self._do(work)
+
+    async def record(self, key: SessionKey) -> SessionRecord | None:
+        return await self._do(lambda: session.record if (session := self._sessions.get(key)) else None)
+
+    async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
+        return await self._do(lambda: session.used(client_message_id) if (session := self._sessions.get(key)) else None)
+
+    async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
+        def work() -> tuple[Message, ...]:
+            session = self._of(key)
+            leaf = leaf_id if leaf_id is not None else session.record.leaf_id
+            if leaf is not None and leaf not in session.messages:
+                return ()
+            return session.branch(leaf, limit)[0]
+
+        return await self._do(work)
+
+    # --- writes ---
+
+    async def create_session(self, record: SessionRecord) -> SessionRecord:
+        return await self._do(lambda: (self._sessions.get(record.key) or self._insert(record)).record)
+
+    async def start_turn(self, start: StartTurn) -> Started | Duplicate:
+        def work() -> Started | Duplicate:
+            known = self._sessions.get(start.key)
+            used = known.used(start.client_message_id) if known is not None and not start.queued else None
+            if used is not None:
+                return Duplicate(used)
+            if known is not None and known.running() is not None:
+                raise Conflict("a turn is running in this session", code="busy")
+            session = self._of_or_new(start.key, start.create)
+            if start.queued:
+                if start.turn_id not in session.queue:
+                    raise NotFound("the turn is not queued", code="turn_not_queued")
+                session.queue.remove(start.turn_id)
+                turn = session.turns[start.turn_id]
+                turn.state, turn.stored, turn.answer_id = "running", None, start.answer.id
+            else:
+                session.turns[start.turn_id] = _Turn("running", start.client_message_id, start.answer.id)
+            # The fence that creating the session took is the turn's.
+            self._add(
+                session,
+                (start.user_message, start.answer),
+                fences=0 if known is None else 1,
+                expires_at=start.expires_at,
+                now=start.now,
+            )
+            return Started(session.record.fence, session.record)
+
+        return await self._do(work)
+
+    async def enqueue_turn(
+        self, key: SessionKey, turn: StoredTurn, *, first: bool, expires_at: float, now: float
+    ) -> Duplicate | None:
+        def work() -> Duplicate | None:
+            session = self._of(key)
+            if (used := session.used(turn.client_message_id)) is not None:
+                return Duplicate(used)
+            session.turns[turn.turn_id] = _Turn("queued", turn.client_message_id, stored=turn)
+            session.queue.insert(0 if first else len(session.queue), turn.turn_id)
+            session.record = replace(session.record, expires_at=expires_at, updated_at=now)
+            return None
+
+        return await self._do(work)
+
+    async def withdraw_turn(self, key: SessionKey, turn_id: str) -> bool:
+        def work() -> bool:
+            session = self._sessions.get(key)
+            if session is None or turn_id not in session.queue:
+                return False
+            session.queue.remove(turn_id)
+            session.turns[turn_id].state, session.turns[turn_id].stored = "withdrawn", None
+            return True
+
+        return await self._do(work)
+
+    async def checkpoint(self, chunks: Sequence[Chunk]) -> None:
+        def work() -> None:
+            for chunk in chunks:
+                session = self._sessions.get(chunk.key)
+                if session is not None and chunk.turn_id in session.turns:
+                    if session.turns[chunk.turn_id].state == "running":
+                        session.chunks.setdefault((chunk.turn_id, chunk.seq), chunk.body)
+
+        await self._do(work)
+
+    async def finish_turn(self, finish: FinishTurn) -> None:
+        def work() -> None:
+            session = self._of(finish.key)
+            turn = session.turns.get(finish.turn_id)
+            if turn is None:
+                raise NotFound("there is no such turn", code="turn_not_found")
+            if turn.state != "running":
+                return
+            turn.state = finish.outcome
+            _settle(session, finish.turn_id, finish.answer)
+
+        await self._do(work)
+
+    async def add_message(
+        self,
+        key: SessionKey,
+        message: Message,
+        *,
+        create: SessionRecord | None,
+        new_fence: bool,
+        expires_at: float,
+        now: float,
+    ) -> SessionRecord:
+        def work() -> SessionRecord:
+            fences = int(new_fence and key in self._sessions)
+            session = self._of_or_new(key, create)
+            self._add(session, (message,), fences=fences, expires_at=expires_at, now=now)
+            return session.record
+
+        return await self._do(work)
+
+    async def update_session(
+        self, key: SessionKey, changes: Mapping[str, Any], *, new_fence: bool, now: float
+    ) -> SessionRecord:
+        if unknown := changes.keys() - _CHANGEABLE:
+            raise ValueError(f"not columns that may be set: {sorted(unknown)}")
+
+        def work() -> SessionRecord:
+            session = self._of(key)
+            fence = session.record.fence + int(new_fence)
+            stamp = {"updated_at": now} if changes else {}
+            session.record = replace(session.record, fence=fence, **stamp, **changes)
+            return session.record
+
+        return await self._do(work)
+
+    async def delete_session(self, key: SessionKey) -> bool:
+        def work() -> bool:
+            session = self._sessions.pop(key, None)
+            if session is None:
+                return False
+            self._last_fences[key] = session.record.fence
+            return True
+
+        return await self._do(work)
+
+    async def recover(self, now: float) -> Recovered:
+        def work() -> Recovered:
+            interrupted = 0
+            for session in self._sessions.values():
+                turn_id = session.running()
+                if turn_id is None:
+                    continue
+                interrupted += 1
+                turn = session.turns[turn_id]
+                turn.state = "interrupted"
+                assert turn.answer_id is not None
+                answer = session.messages[turn.answer_id]
+                bodies = [body for (t, _), body in sorted(session.chunks.items()) if t == turn_id]
+                _settle(session, turn_id, replace(_with_chunks(answer, bodies), status="interrupted"))
+                session.record = replace(session.record, fence=session.record.fence + 1)
+            return Recovered(interrupted, tuple(sorted(k for k, s in self._sessions.items() if s.queue)))
+
+        return await self._do(work)
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def reopen(self) -> None:
+        """As if the next process opened the same file."""
+        self._closed = False
+
+
+def _settle(session: _Session, turn_id: str, answer: Message) -> None:
+    session.messages[answer.id] = replace(answer, parent_id=session.messages[answer.id].parent_id)
+    for name in [name for name in session.chunks if name[0] == turn_id]:
+        del session.chunks[name]
+
+
+def _with_chunks(answer: Message, bodies: Sequence[bytes]) -> Message:
+    """The answer as its checkpoints give it."""
+    texts = {"text": [answer.content], "reasoning": [answer.reasoning]}
+    calls = {call.id: call for call in answer.tool_calls}
+    for body in bodies:
+        for kind, value in orjson.loads(body):
+            if kind == "call":
+                calls[value["id"]] = ToolCall(**value)
+            elif kind == "result":
+                calls[value["id"]] = replace(calls[value["id"]], result=ToolResult(**value["result"]))
+            else:
+                texts[kind].append(value)
+    return replace(
+        answer,
+        content="".join(texts["text"]),
+        reasoning="".join(texts["reasoning"]),
+        tool_calls=tuple(calls.values()),
+    )

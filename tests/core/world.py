@@ -1,0 +1,216 @@
+"""World: the core composed as app.py composes it, without HTTP: store, manager, turns, service, agents on strings.
+
+A world outlives its processes: `kill` ends one as `kill -9` would, `start` begins the next on the same store. Closing
+one checks that nothing crashed and that what all readers saw of a session fits together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+
+from chatserver.config import Settings
+from chatserver.principal import ANONYMOUS, Principal
+from chatserver.session_manager import LiveSession, SessionManager
+from chatserver.session_service import Caller, SessionService
+from chatserver.store.base import SessionKey, Store
+from chatserver.tasks import Supervisor
+from chatserver.turns import TurnRunner
+from tests.checker.history import History
+from tests.core.plain_store import PlainStore
+from tests.core.puppets import FakeModels, FakeTools, Puppet
+from tests.core.readers import FakeSink, Reader
+from tests.core.tampered_store import TamperedStore
+from tests.core.virtual import FakeClock, settle
+
+NOBODY = Caller(ANONYMOUS, "192.0.2.1")
+
+
+def visitor(name: str, tenant: str = "public") -> Caller:
+    """A browser with a cookie."""
+    return Caller(Principal(tenant, "visitor", name), "192.0.2.2")
+
+
+class RecordingLog:
+    """Takes the calls of a structlog logger."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str, dict[str, Any]]] = []
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda event, **fields: self.entries.append((level, event, fields))
+
+    def events(self) -> list[str]:
+        """What was logged, by name."""
+        return [event for _, event, _ in self.entries]
+
+
+def test_settings(**changes: Any) -> Settings:
+    """Defaults, whatever stands in the environment."""
+    return Settings.model_validate({**{n: f.default for n, f in Settings.model_fields.items()}, **changes})
+
+
+test_settings.__test__ = False  # type: ignore[attr-defined]  # not a test for all its name
+
+
+class World:
+    """See the module.
+
+    Args:
+        store: what is durable; an empty PlainStore where None.
+        agents: models by name, the default first; one Puppet named `puppet` where none is given.
+        settings: changes to the defaults.
+    """
+
+    def __init__(self, store: Store | None = None, agents: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.settings = test_settings(**settings)
+        self.clock = FakeClock()
+        self.puppet = Puppet()
+        self.models = FakeModels(**(agents or {"puppet": self.puppet}))
+        self.tools = FakeTools()
+        self.log = RecordingLog()
+        self.crashes: list[str] = []
+        self.histories: dict[str, History] = {}
+        self.readers: list[Reader] = []
+        self.real_store: Any = store if store is not None else PlainStore()
+        self.store: TamperedStore
+        self.supervisor: Supervisor
+        self.manager: SessionManager
+        self.turns: TurnRunner
+        self.service: SessionService
+        self.recovered = 0
+
+    def _on_crash(self, task: str, error: BaseException) -> None:
+        self.crashes.append(f"{task}: {error!r}")
+
+    async def start(self, *, maintenance: bool = True) -> None:
+        """Begin a process on the store."""
+        self.store = TamperedStore(self.real_store)
+        self.supervisor = Supervisor("world", self._on_crash)
+        self.manager = SessionManager(
+            self.settings,
+            self.clock,
+            self.store,
+            missing_api_key=self.models.missing_api_key,
+            on_evict=self.tools.close_session,
+        )
+        self.turns = TurnRunner(
+            self.settings,
+            self.clock,
+            self.store,
+            self.manager,
+            self.models.resolve,
+            self.tools,
+            self.supervisor,
+            self.log,  # type: ignore[arg-type]  # takes the same calls
+        )
+        self.service = SessionService(self.settings, self.clock, self.manager, self.turns, self.models)
+        self.recovered = await self.turns.recover()
+        if maintenance:
+            self.supervisor.start(self.manager.run(), "maintenance")
+            self.supervisor.start(self.turns.checkpoints(), "checkpoints")
+
+    async def kill(self) -> None:
+        """End the process as `kill -9` does: no call reaches the store any more, readers lose their connections."""
+        self.store.dead = True
+        for reader in self.readers:
+            await reader.close()
+            reader.read()
+        self.readers.clear()
+        await self.supervisor.close()
+
+    async def close(self) -> None:
+        """Drain, end everything, and check what was seen."""
+        await self.turns.drain(0)
+        await settle()
+        for reader in self.readers:
+            await reader.close()
+            reader.read()
+        await self.supervisor.close()
+        assert not self.crashes, self.crashes
+        for history in self.histories.values():
+            assert not history.problems(), history.problems()
+
+    # --- what tests do ---
+
+    def key(self, session_id: str, caller: Caller = NOBODY) -> SessionKey:
+        return SessionKey(caller.principal.tenant, session_id)
+
+    async def chat(self, session_id: str, text: str, caller: Caller = NOBODY, **options: Any) -> str:
+        """Send a message; returns the turn's id."""
+        async with self.service.open(caller, session_id, create="durable") as live:
+            return await self.service.chat(caller, live, text, **options)
+
+    async def system(self, session_id: str, text: str, caller: Caller = NOBODY) -> None:
+        async with self.service.open(caller, session_id, create="durable") as live:
+            await self.service.add_system_message(caller, live, text)
+
+    async def interrupt(
+        self, session_id: str, turn_id: str | None = None, *, clear_queue: bool = False, caller: Caller = NOBODY
+    ) -> None:
+        async with self.service.open(caller, session_id, create="no") as live:
+            await self.service.interrupt(live, turn_id, clear_queue=clear_queue)
+
+    async def withdraw(self, session_id: str, turn_id: str, caller: Caller = NOBODY) -> None:
+        async with self.service.open(caller, session_id, create="no") as live:
+            await self.service.withdraw(live, turn_id)
+
+    async def delete(self, session_id: str, caller: Caller = NOBODY) -> bool:
+        async with self.service.open(caller, session_id, create="no") as live:
+            return await self.turns.delete(live)
+
+    async def touch(self, session_id: str, caller: Caller = NOBODY) -> LiveSession:
+        """Read the session's state, as `GET /api/state` does."""
+        async with self.service.open(caller, session_id, create="provisional") as live:
+            return live
+
+    async def state(self, session_id: str, caller: Caller = NOBODY) -> dict[str, Any]:
+        return state_of(await self.touch(session_id, caller))
+
+    async def reader(self, session_id: str, caller: Caller = NOBODY, sink: FakeSink | None = None) -> Reader:
+        """A client that follows the session from a snapshot on."""
+        reader = Reader(
+            sink,
+            self.histories,
+            stall_seconds=self.settings.stall_timeout_seconds,
+            backlog_bytes=self.settings.subscriber_backlog_bytes,
+        )
+        async with self.service.open(caller, session_id, create="provisional") as live:
+            reader.follow(live, session_id)
+        self.readers.append(reader)
+        return reader
+
+    async def stored(self, session_id: str, caller: Caller = NOBODY) -> dict[str, Any] | None:
+        """The state that a fresh process would show, read beside everything that lives."""
+        fresh = SessionManager(
+            self.settings,
+            self.clock,
+            TamperedStore(self.real_store),
+            missing_api_key=self.models.missing_api_key,
+            on_evict=self.tools.close_session,
+        )
+        live = await fresh.pin(self.key(session_id, caller))
+        return None if live is None else state_of(live)
+
+
+def state_of(live: LiveSession) -> dict[str, Any]:
+    """The live state as JSON values."""
+    state: dict[str, Any] = json.loads(orjson.dumps(live.state.wire()))
+    return state
+
+
+@asynccontextmanager
+async def world(
+    store: Store | None = None, agents: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[World]:
+    """A world with a running process; checked when the block ends."""
+    made = World(store, agents, **settings)
+    await made.start()
+    yield made
+    await made.close()
+    await asyncio.sleep(0)
