@@ -39,6 +39,7 @@ from chatserver.errors import (
     StoreFull,
     Unavailable,
 )
+from chatserver.flush_pace import FlushPace
 from chatserver.message import Message
 from chatserver.principal import Kind, Principal
 from chatserver.pump import Entry, pump
@@ -104,6 +105,7 @@ class TurnRunner:
         self._withdrawing: set[str] = set()  # queued turns that must not start any more
         self._changes = 0
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._pace = FlushPace(settings.flush_interval_seconds, settings.flush_interval_busy_seconds)
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
@@ -258,11 +260,13 @@ class TurnRunner:
         history = tuple(live.state.current_messages())
         live.begin_fence(started.fence)
         sid = live.key.session_id
-        live.append(ev.MessageCreated(sid, user_message, turn_id))
-        live.append(ev.MessageCreated(sid, answer, turn_id))
         live.record = started.record
-        live.append(ev.SessionUpdated(sid, told))
-        live.append(ev.TurnStarted(sid, turn_id, answer.id))
+        live.append_together(
+            ev.MessageCreated(sid, user_message, turn_id),
+            ev.MessageCreated(sid, answer, turn_id),
+            ev.SessionUpdated(sid, told),
+            ev.TurnStarted(sid, turn_id, answer.id),
+        )
 
         run = Run(live, turn_id, user_message, answer, principal, self._flush_soon, self._checkpoint_one)
         run.tools = TurnTools(run, self._servers, self._settings, self._clock)
@@ -280,7 +284,8 @@ class TurnRunner:
     async def _drive(self, run: Run, entry: Entry, history: tuple[Message, ...]) -> None:
         """See a turn to its end; the one place that ends it."""
         live = run.live
-        run.pump = self._supervisor.spawn(pump(run, entry, history, self._settings, self._log), f"agent/{run.turn_id}")
+        agent = pump(run, entry, history, self._settings, self._pace, self._log)
+        run.pump = self._supervisor.spawn(agent, f"agent/{run.turn_id}")
         timeout = asyncio.get_running_loop().call_later(
             self._settings.turn_timeout_seconds,
             run.finish,
@@ -400,11 +405,12 @@ class TurnRunner:
         self._dirty.add(run)
         if self._flush_timer is None:
             loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_later(self._settings.flush_interval_seconds, self._flush)
+            self._flush_timer = loop.call_later(self._pace.interval_seconds, self._flush)
 
     def _flush(self) -> None:
         self._flush_timer = None
         now = asyncio.get_running_loop().time()
+        self._pace.look(now)
         dirty, self._dirty = self._dirty, set()
         for run in dirty:
             run.flush(now)
@@ -530,8 +536,8 @@ class TurnRunner:
             live.record = record
             if live.run is None:
                 live.begin_fence(record.fence)
-            live.append(ev.MessageCreated(live.key.session_id, message))
-            live.append(ev.SessionUpdated(live.key.session_id, told))
+            sid = live.key.session_id
+            live.append_together(ev.MessageCreated(sid, message), ev.SessionUpdated(sid, told))
             self._manager.remeasure(live)
             return message
 
@@ -593,8 +599,6 @@ class TurnRunner:
 
     async def _delete_now(self, live: LiveSession) -> bool:
         """Remove it from the store, tell it, remove it from memory; the lock is held."""
-        if not live.provisional:
-            await self._new_fence(live, {})
         existed = await self._store.delete_session(live.key)
         run: Run | None = live.run
         if run is not None:  # its end could not be committed in time, and need not be any more
@@ -603,6 +607,8 @@ class TurnRunner:
         live.queued.clear()
         self._forget_unsaved(live)
         self._resting.discard(live)
+        if not live.provisional:
+            live.begin_fence(live.fence + 1)  # the store leaves this one out, should the session be made anew
         live.append(ev.SessionDeleted(live.key.session_id))
         self._manager.remove(live)
         return existed

@@ -30,6 +30,8 @@ from chatserver.store.base import (
 )
 
 T = TypeVar("T")
+# As long as the real one (store/recovery.py).
+REMEMBER_DELETED_SECONDS = 30 * 86400.0
 _CHANGEABLE = frozenset({"title", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"})
 
 
@@ -72,7 +74,7 @@ class PlainStore:
 
     def __init__(self) -> None:
         self._sessions: dict[SessionKey, _Session] = {}
-        self._last_fences: dict[SessionKey, int] = {}
+        self._last_fences: dict[SessionKey, tuple[int, float | None]] = {}  # of deleted ones; when a start found them
         self._closed = False
 
     async def _do(self, work: Callable[[], T]) -> T:
@@ -91,7 +93,7 @@ class PlainStore:
         return session
 
     def _insert(self, record: SessionRecord) -> _Session:
-        fence = self._last_fences.get(record.key, 0) + 1
+        fence = self._last_fences.get(record.key, (0, None))[0] + 1
         session = _Session(replace(record, fence=fence, message_count=0, last_message_at=None, leaf_id=None))
         return self._sessions.setdefault(record.key, session)
 
@@ -102,8 +104,9 @@ class PlainStore:
 
     @staticmethod
     def _add(session: _Session, messages: Sequence[Message], *, fences: int, expires_at: float, now: float) -> None:
-        for message in messages:
-            session.messages[message.id] = message
+        if any(message.id in session.messages for message in messages):
+            raise Conflict("it is stored already")
+        session.messages.update({message.id: message for message in messages})
         record = session.record
         session.record = replace(
             record,
@@ -139,11 +142,13 @@ class PlainStore:
 
     async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
         def work() -> tuple[Message, ...]:
-            session = self._of(key)
-            leaf = leaf_id if leaf_id is not None else session.record.leaf_id
-            if leaf is not None and leaf not in session.messages:
-                return ()
-            return session.branch(leaf, limit)[0]
+            if leaf_id is None:
+                session = self._of(key)
+                return session.branch(session.record.leaf_id, limit)[0]
+            known = self._sessions.get(key)
+            if known is None or leaf_id not in known.messages:
+                raise NotFound(f"there is no message {leaf_id!r} in this session")
+            return known.branch(leaf_id, limit)[0]
 
         return await self._do(work)
 
@@ -210,9 +215,9 @@ class PlainStore:
         def work() -> None:
             for chunk in chunks:
                 session = self._sessions.get(chunk.key)
-                if session is not None and chunk.turn_id in session.turns:
-                    if session.turns[chunk.turn_id].state == "running":
-                        session.chunks.setdefault((chunk.turn_id, chunk.seq), chunk.body)
+                # Like a late one of SQLite's: nothing to do, and no reason to fail the others.
+                if session is not None and session.running() == chunk.turn_id:
+                    session.chunks.setdefault((chunk.turn_id, chunk.seq), chunk.body)
 
         await self._do(work)
 
@@ -267,13 +272,19 @@ class PlainStore:
             session = self._sessions.pop(key, None)
             if session is None:
                 return False
-            self._last_fences[key] = session.record.fence
+            # The deletion's own event has a fence of its own, which nobody commits.
+            self._last_fences[key] = (session.record.fence + 1, None)
             return True
 
         return await self._do(work)
 
     async def recover(self, now: float) -> Recovered:
         def work() -> Recovered:
+            self._last_fences = {
+                key: (fence, now if found_at is None else found_at)
+                for key, (fence, found_at) in self._last_fences.items()
+                if found_at is None or found_at >= now - REMEMBER_DELETED_SECONDS
+            }
             interrupted = 0
             for session in self._sessions.values():
                 turn_id = session.running()
