@@ -26,9 +26,9 @@ const marked = new Marked({
       return `<p>${escapeHtml(text.trim())}</p>\n`;
     },
     heading({ tokens, depth }) {
-      // The page has its own first and second level.
-      const level = Math.min(6, depth + 2);
-      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
+      // One level for all, below the page's title and the message's: answers begin at any depth, and a skipped level
+      // would mislead whoever moves by headings.
+      return `<h3 class="depth-${depth}">${this.parser.parseInline(tokens)}</h3>\n`;
     },
     link({ href, title, tokens }) {
       const text = this.parser.parseInline(tokens);
