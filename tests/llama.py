@@ -57,8 +57,8 @@ def write_model(path: Path, *, width: int = 64, layers: int = 2, seed: int = 1) 
         width: embedding size, a multiple of 8; generating slows down with its square.
         layers: transformer blocks; generating slows down with them.
     """
-    import gguf  # noqa: PLC0415 - numpy and gguf are needed here only, and take half a second
-    import numpy as np  # noqa: PLC0415
+    import gguf
+    import numpy as np
 
     random = np.random.default_rng(seed)
     control, unknown, byte, normal = (
@@ -176,7 +176,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
 
 def _serve(model: str) -> None:
     """The child: serve until standard input ends, which it does when the parent is gone."""
-    import xllamacpp  # noqa: PLC0415 - 100 MB of native code that only the child loads
+    import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = model

@@ -85,9 +85,9 @@ def from_error_object(error: Any) -> UpstreamError:
     names = _names({"error": error})
     code = error.get("code") if isinstance(error, dict) else None
     status = code if isinstance(code, int) and 400 <= code <= 599 else 0
-    if not status and "rate_limit_exceeded" in names[0]:
+    if not status and names[0] & (_NO_QUOTA | {"rate_limit_exceeded"}):
         status = 429
-    if status or names[0] & (_TOO_LONG | _NO_QUOTA):
+    if status or names[0] & _TOO_LONG:
         return _classified(status or 400, names)
     return unavailable("The model's endpoint broke off its answer with an error.")
 
