@@ -69,8 +69,9 @@ def test_needs_something():
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     """A folder with this project's own conftest and settings, to run tests in that are meant to fail."""
     (pytester.path / "tests").mkdir()
-    for name in ("__init__.py", "conftest.py", "leaks.py"):
-        shutil.copy(HERE / name, pytester.path / "tests" / name)
+    for path in HERE.glob("*.py"):
+        if not path.name.startswith("test_"):
+            shutil.copy(path, pytester.path / "tests")
     shutil.copy(HERE.parent / "pyproject.toml", pytester.path)
     return pytester
 
