@@ -208,7 +208,7 @@ def wire(event: Event) -> dict[str, Any]:
         value = getattr(event, name)
         if value is None and name in _OPTIONAL:
             continue
-        out[name] = value.wire() if type(value) is Message else value
+        out[name] = value
     return out
 
 

@@ -21,6 +21,7 @@ from chatserver import events as ev
 from chatserver.agents.base import Agent, AgentEvent, AgentTurn, ModelSettings, Reasoning, Spent, Text
 from chatserver.config import Settings
 from chatserver.errors import AgentError, ChatServerError
+from chatserver.flush_pace import FlushPace
 from chatserver.message import Message, Usage
 from chatserver.run import Run
 from chatserver.turn_tools import clean_text
@@ -51,7 +52,12 @@ class Entry(Protocol):
 
 
 async def pump(
-    run: Run, entry: Entry, history: tuple[Message, ...], settings: Settings, log: FilteringBoundLogger
+    run: Run,
+    entry: Entry,
+    history: tuple[Message, ...],
+    settings: Settings,
+    pace: FlushPace,
+    log: FilteringBoundLogger,
 ) -> None:
     """Run the agent to its end. The second of the three places where any exception ends: the turn's border.
 
@@ -69,7 +75,7 @@ async def pump(
         async with entry.slot(run.live.key.tenant):
             items = entry.agent.run(_turn(run, entry, history))
             try:
-                await _answer(items, run, settings)
+                await _answer(items, run, settings.max_answer_chars, pace)
                 run.finish("completed")
             except (Exception, SystemExit) as error:
                 fail(error)
@@ -101,10 +107,9 @@ def _turn(run: Run, entry: Entry, history: tuple[Message, ...]) -> AgentTurn:
     )
 
 
-async def _answer(items: AsyncIterator[AgentEvent], run: Run, settings: Settings) -> None:
+async def _answer(items: AsyncIterator[AgentEvent], run: Run, limit: int, pace: FlushPace) -> None:
     """Hand on what the agent yields until it ends or the turn does."""
     loop = asyncio.get_running_loop()
-    limit, interval = settings.max_answer_chars, settings.flush_interval_seconds
     characters = 0
     slice_start = loop.time()
     async for item in items:
@@ -122,7 +127,7 @@ async def _answer(items: AsyncIterator[AgentEvent], run: Run, settings: Settings
             characters += len(text)
             if characters > limit:
                 raise AgentError(f"the answer is longer than {limit} characters", code="answer_too_long")
-            run.text(text, kind, now, interval)
+            run.text(text, kind, now, pace.interval_seconds)
         if now - slice_start > SLICE_SECONDS:
             await asyncio.sleep(0)
             slice_start = loop.time()

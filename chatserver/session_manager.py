@@ -103,7 +103,7 @@ class LiveSession:
         self.fence = fence
         self.n = -1
 
-    def append(self, event: Event) -> Frame:
+    def append(self, event: Event) -> None:
         """Number, encode, apply, keep and fan out one event; no await anywhere in it."""
         position = Position(self.fence, self.n + 1)
         frame = encode(event, position)
@@ -112,7 +112,17 @@ class LiveSession:
         self.log.append(frame)
         for subscriber in self.subscribers:
             subscriber.push(frame)
-        return frame
+
+    def append_together(self, *events: Event) -> None:
+        """`append` for events that happen at once: each subscriber gets them in one write, which is what costs."""
+        frames = [encode(e, Position(self.fence, self.n + at)) for at, e in enumerate(events, 1)]
+        for event, frame in zip(events, frames, strict=True):
+            self.n += 1
+            self.state.apply(event, frame.position)
+            self.log.append(frame)
+        together = Frame(frames[-1].position, b"".join([f.data for f in frames]))
+        for subscriber in self.subscribers:
+            subscriber.push(together)
 
     # --- streams.subscriber.Source ---
 

@@ -33,14 +33,6 @@ class QueuedTurn:
     place: int
     message: Message
 
-    def wire(self) -> dict[str, Any]:
-        return {
-            "turn_id": self.turn_id,
-            "message_id": self.message_id,
-            "place": self.place,
-            "message": self.message.wire(),
-        }
-
 
 class _Answer:
     """The running answer, growing in parts."""
@@ -234,7 +226,11 @@ class ChatState:
         return None
 
     def wire(self, *, with_messages: bool = True) -> dict[str, Any]:
-        """The state as spec §3 shows it; without `messages` for `Prefer: return=minimal`."""
+        """The state as spec §3 shows it, its records left to orjson.
+
+        Args:
+            with_messages: False leaves the messages out (`Prefer: return=minimal`).
+        """
         out: dict[str, Any] = {
             "session_id": self.session_id,
             "position": str(self.position),
@@ -243,14 +239,14 @@ class ChatState:
             "model": self.model,
         }
         if with_messages:
-            out["messages"] = [m.wire() for m in self.current_messages()]
+            out["messages"] = self.current_messages()
             out["has_more"] = self.has_more
         out |= {
             "is_processing": self.is_processing,
             "active_turn_id": self.active_turn_id,
             "is_connecting_mcp": self.is_connecting_mcp,
             "missing_api_key": self.missing_api_key,
-            "queue": [q.wire() for q in self.queue],
+            "queue": self.queue,
             "pending_approvals": self.pending_approvals,
             "message_count": self.message_count,
             "expires_at": self.expires_at,

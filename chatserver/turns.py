@@ -105,6 +105,7 @@ class TurnRunner:
         self._withdrawing: set[str] = set()  # queued turns that must not start any more
         self._changes = 0
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_due = 0.0
         self._pace = FlushPace(settings.flush_interval_seconds, settings.flush_interval_busy_seconds)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -405,12 +406,13 @@ class TurnRunner:
         self._dirty.add(run)
         if self._flush_timer is None:
             loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_later(self._pace.interval_seconds, self._flush)
+            self._flush_due = loop.time() + self._pace.interval_seconds
+            self._flush_timer = loop.call_at(self._flush_due, self._flush)
 
     def _flush(self) -> None:
         self._flush_timer = None
         now = asyncio.get_running_loop().time()
-        self._pace.look(now)
+        self._pace.look(now, now - self._flush_due)
         dirty, self._dirty = self._dirty, set()
         for run in dirty:
             run.flush(now)

@@ -58,7 +58,7 @@ class PythonAgent:
             )
         try:
             async for event in events:
-                yield _checked(event)
+                yield event if type(event) is str and event.isascii() else _checked(event)
         finally:
             # A generator left half-way frees what it holds now, in this task, not when garbage is collected.
             if (aclose := getattr(events, "aclose", None)) is not None:

@@ -65,7 +65,7 @@ class Subscriber(Protocol):
     """One view of one session."""
 
     def push(self, frame: Frame) -> None:
-        """Take the newest frame; must not wait and must not raise."""
+        """Take the newest frame, which may be several in one; must not wait and must not raise."""
 
     def end(self, last: bytes | None) -> None:
         """The session has ended (deleted, evicted): send `last` and end."""
