@@ -28,6 +28,8 @@ export default defineConfig({
     environment: "jsdom",
     include: ["src/**/*.test.ts"],
     restoreMocks: true,
+    // The properties take seconds, and more on a machine that does other things beside.
+    testTimeout: 60_000,
     // One line a file, and all of what failed.
     reporters: [["default", { summary: false }]],
   },

@@ -265,7 +265,7 @@ describe("whatever happens to the connection", () => {
       }),
       { numRuns: 1000 },
     );
-  }, 60_000);
+  });
 
   function lastOfFence(log: FakeLog, at: number): boolean {
     const fence = (id: string | undefined): string | undefined => id?.split("-")[0];

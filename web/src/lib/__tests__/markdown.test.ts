@@ -75,6 +75,24 @@ describe("a growing text", () => {
     }
   });
 
+  it("shows at every cut what reading all of it anew would show", () => {
+    const piece = fc.constantFrom(
+      ..."# |## |- |* |1. |  |    |\n|\n\n|```|~~~|`|**|*|> |---|===|text|word word|[a]|[a]: https://a.test|<b>|<div>|\t|&amp;".split("|"),
+      "| a | b |\n|---|---|\n| c | d |\n",
+    );
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 25 }), (pieces) => {
+        const growing = new MarkdownBlocks();
+        let source = "";
+        for (const next of pieces) {
+          source += next;
+          expect(growing.update(source, false), JSON.stringify(source)).toEqual(new MarkdownBlocks().update(source, false));
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
   it("keeps the very objects of settled blocks", () => {
     const growing = new MarkdownBlocks();
     const before = growing.update("One.\n\nTwo.\n\nThree.\n\nFo", false);

@@ -71,6 +71,7 @@ describe("SessionStream", () => {
     source.frame(delta, "1-1");
     source.frame(delta, "1-0");
     expect(seen.map((s) => s.id)).toEqual(["1-0", "1-1"]);
+    expect(source.closed).toBe(false);
   });
 
   it("asks for a fresh snapshot when an event is missing", () => {
