@@ -27,7 +27,7 @@ from chatserver.errors import (
     StoreUnavailable,
 )
 from chatserver.store.lock import locked
-from chatserver.store.migrate import migrate
+from chatserver.store.migrate import is_current, migrate
 from chatserver.store.statements import sqlite_statements
 from chatserver.store.transaction import Transaction
 
@@ -100,9 +100,10 @@ def writing(location: Location) -> Iterator[Database]:
                     _create(path, location)
                 _check_head(path)
                 connection = stack.enter_context(closing(_connect(_uri(path, "rw"), location)))
+                current = _check(connection, path)  # before anything of it is changed
                 _configure(connection, WRITER_CACHE_KIB)
-                _check(connection, path)
-                migrate(connection)
+                if not current:
+                    migrate(connection)
             except (OSError, sqlite3.Error) as error:
                 raise StartupError(f"{path} cannot be opened: {_reason(error)}") from error
             except StartupError as error:
@@ -218,8 +219,11 @@ def _create(path: Path, location: Location) -> None:
 
 
 def _check_head(path: Path) -> None:
-    """Refuse what is no database before SQLite touches it: it would take an empty file for a new database."""
-    with path.open("rb") as file:
+    """Refuse what is no database before SQLite touches it: it would take an empty file for a new database.
+
+    Opened for writing: of a file that may only be read, SQLite would write the log and never get it into the file.
+    """
+    with path.open("r+b") as file:
         head = file.read(len(_MAGIC))
     if not head:
         raise StartupError("the file is empty; put the database back, or move the file away to start anew")
@@ -227,15 +231,16 @@ def _check_head(path: Path) -> None:
         raise StartupError("the file is not a SQLite database")
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Read the head and the schema, the whole of a small database, and write once."""
-    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+def _check(connection: sqlite3.Connection, path: Path) -> bool:
+    """Refuse what is damaged (a small database is read whole), not ours or locked; whether its schema is current."""
+    current = is_current(connection)
     if path.stat().st_size <= CHECKED_BYTES:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise StartupError(f"the database is damaged: {found}")
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")
+    return current
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Suites that are the executable form of a protocol; each runs on every implementation."""

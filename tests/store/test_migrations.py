@@ -1,0 +1,126 @@
+"""The schema: migrations give exactly it, in one transaction, and every statement finds its rows by an index."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from chatserver.config import Settings
+from chatserver.store.migrate import is_current, migrate
+from chatserver.store.schema import METADATA, REVISION
+from chatserver.store.sql import open_store
+from chatserver.store.statements import CHANGEABLE, Statement, sqlite_statements
+
+
+def _connect() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None)
+
+
+def _schema(connection: sqlite3.Connection) -> dict[str, str]:
+    rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {name: re.sub(r"\s+", " ", sql) for name, sql in rows}
+
+
+def test_the_revision_in_the_code_is_the_newest_migration() -> None:
+    """The quick way to open compares with it."""
+    config = Config()
+    config.set_main_option("script_location", "chatserver.store:migrations")
+
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
+
+
+def test_migrating_nothing_gives_the_schema_of_the_code() -> None:
+    """Table for table and index for index, as SQLite understood them."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as from_code:
+        METADATA.create_all(from_code)
+        raw = from_code.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        expected = _schema(raw)
+    engine.dispose()
+
+    with closing(_connect()) as migrated:
+        assert not is_current(migrated)
+        migrate(migrated)
+        assert is_current(migrated)
+        found = _schema(migrated)
+
+    assert found.pop("alembic_version")
+    assert found == expected
+
+
+def test_a_migration_that_fails_leaves_nothing() -> None:
+    """It fails at its last table; the next start finds what the last one found."""
+    with closing(_connect()) as connection:
+
+        def authorize(action: int, name: str | None, *_: object) -> int:
+            refused = action == sqlite3.SQLITE_CREATE_TABLE and name == "readiness"
+            return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+        connection.set_authorizer(authorize)
+        with pytest.raises(sqlalchemy.exc.DatabaseError, match="not authorized"):
+            migrate(connection)
+        connection.set_authorizer(None)
+
+        assert _schema(connection) == {}
+        migrate(connection)
+        assert is_current(connection)
+
+
+async def test_stores_of_one_process_may_be_made_at_the_same_time(tmp_path: Path) -> None:
+    """Alembic alone could not."""
+    stores = await asyncio.gather(*(open_store(Settings(data_dir=tmp_path / str(n))) for n in range(4)))
+
+    await asyncio.gather(*(store.ready() for store in stores))
+
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+def _statements() -> dict[str, Statement]:
+    built = sqlite_statements()
+    named = {name: value for name, value in vars(built).items() if isinstance(value, Statement)}
+    return {**named, "update_session": built.update_session(CHANGEABLE)}
+
+
+# What a start reads whole, because it holds only what runs and what waits; the row that readiness counts; what was
+# deleted lately.
+ALLOWED = ("turns_running", "turns_queued", "SCAN CONSTANT ROW", "SCAN branch", "deleted_sessions_by_found")
+
+
+@pytest.mark.parametrize("name", sorted(_statements()))
+def test_no_statement_reads_a_whole_table(name: str) -> None:
+    """With a million sessions, one that does would be seconds."""
+    statement = _statements()[name]
+    with closing(_connect()) as connection:
+        migrate(connection)
+        parameters = [None] * statement.sql.count("?")
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}", parameters)]
+
+    scans = [step for step in plan if step.startswith("SCAN") and not any(word in step for word in ALLOWED)]
+    if name == "any_session":
+        scans = []  # stops at the first row
+    assert scans == [], plan
+
+
+@pytest.mark.parametrize("name", sorted(_statements()))
+def test_every_parameter_is_bound_by_its_name(name: str) -> None:
+    """As many as the text has, none of them a value that SQLAlchemy would have had to add."""
+    statement = _statements()[name]
+    names: set[str] = set()
+
+    class Asked(dict[str, None]):
+        def __missing__(self, key: str) -> None:
+            names.add(key)
+
+    bound = statement.bind(Asked())
+
+    assert len(bound) == statement.sql.count("?")
+    assert not [n for n in names if n.startswith("param_")]
