@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 class Relay:
     """A listening relay.
 
-    `pace_bytes` are passed to the client every `pace_seconds`; `lost_at` are the monotonic times at which a client went
+    `pace_bytes` are passed to the client every `pace_seconds`; `lost_at` are the times (seconds since the epoch) at which a client went
     away before the upstream had said everything.
     """
 
@@ -47,7 +47,7 @@ async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds
         try:
             done, _ = await asyncio.wait({client_gone, upstream_done}, return_when=asyncio.FIRST_COMPLETED)
             if client_gone in done and not upstream_done.done():
-                made.lost_at.append(time.monotonic())
+                made.lost_at.append(time.time())
         finally:
             made.open -= 1
             for half in (client_gone, upstream_done):
