@@ -127,6 +127,7 @@ class SessionClient:
         self.session_id = session_id or str(uuid.uuid4())
         self._on_trouble = on_trouble
         self._http: aiohttp.ClientSession | None = None
+        self._connected_once = False
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
@@ -165,8 +166,10 @@ class SessionClient:
             try:
                 return await self._post("/api/chat", body)
             except ClientError as error:
-                # A limit of rate or of the queue is told to the person, not waited out in silence.
-                if error.final or error.status == 429 or tried == SEND_TRIES - 1:
+                # A limit of rate or of the queue is told to the person, not waited out in silence; nor is a server that
+                # was never there, which is more likely a wrong address than one that restarts.
+                never_there = error.narrow_code == "unreachable" and not self._connected_once
+                if error.final or error.status == 429 or never_there or tried == SEND_TRIES - 1:
                     raise
                 await asyncio.sleep(_backoff(tried, error.retry_after_seconds))
         raise AssertionError("unreachable")
@@ -192,6 +195,7 @@ class SessionClient:
                 if response.status >= 300:
                     raise await _refusal(response)
                 answer: Json = await response.json()
+                self._connected_once = True
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise _unreachable(self.base_url, error) from error
@@ -210,12 +214,11 @@ class SessionClient:
         Args:
             after: where to begin, such as the `position` of a state; None begins with a snapshot.
         Raises:
-            ClientError: the first connection fails, or the server refuses for good.
+            ClientError: there is no server to begin with, or it refuses for good.
         Cancelling, or closing the iterator, closes the connection.
         """
         last = after
         failures = 0
-        connected_once = False
         while True:
             wait = 0.0
             try:
@@ -231,7 +234,6 @@ class SessionClient:
                             break
                     if received.position is not None:
                         last = received.position
-                    connected_once = True
                     if failures:
                         failures = 0
                         self._on_trouble(None)
@@ -240,7 +242,7 @@ class SessionClient:
                         return
                 trouble = "the connection was closed"
             except ClientError as error:
-                if error.final or not connected_once:
+                if error.final or not self._connected_once:
                     raise
                 trouble, wait = error.detail, max(wait, error.retry_after_seconds)
             failures += 1
@@ -261,6 +263,7 @@ class SessionClient:
             ) as response:
                 if response.status != 200:
                     raise await _refusal(response)
+                self._connected_once = True
                 # Not readline: a snapshot is one line, far longer than the reader's limit.
                 async for data in response.content.iter_any():
                     for event_id, text in parser.feed(data):
@@ -308,7 +311,11 @@ def _unreachable(base_url: str, error: Exception) -> ClientError:
     if isinstance(error, TimeoutError):
         return ClientError(f"{base_url} did not answer in time")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return ClientError(f"{base_url} cannot be reached: {error.os_error.strerror or error.os_error}")
+        return ClientError(
+            f"{base_url} cannot be reached: {error.os_error.strerror or error.os_error}", code="unreachable"
+        )
     if isinstance(error, aiohttp.InvalidURL):
         return ClientError(f"{base_url!r} is not an address of a server", status=400)
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | OSError):
+        return ClientError(f"the connection to {base_url} broke")
     return ClientError(f"{base_url} gave no proper answer ({type(error).__name__})")

@@ -30,9 +30,12 @@ class LineInput:
         self._mode: list[Any] | None = None
         with contextlib.suppress(termios.error, OSError, ValueError):
             self._mode = termios.tcgetattr(sys.stdin.fileno())
-        # Gives input() its line editing and its history; it has no other use here.
+        self._readline: Any = None
         with contextlib.suppress(ImportError):
-            __import__("readline")
+            # Its import gives input() line editing and a history.
+            import readline
+
+            self._readline = readline
 
     def ask(self, prompt: str) -> asyncio.Future[str | None]:
         """The next line, without its end; None at the end of the input.
@@ -81,6 +84,17 @@ class LineInput:
 
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(answer)
+
+    @contextlib.contextmanager
+    def above(self) -> Iterator[None]:
+        """Make room for what is printed while a prompt is open, and draw the prompt again below it."""
+        if not self.reading:
+            yield
+            return
+        print("\r\x1b[K", end="", flush=True)  # noqa: T201 - erases the prompt's line
+        yield
+        typed = self._readline.get_line_buffer() if self._readline is not None else ""
+        print(f"{self._prompt}{typed}", end="", flush=True)  # noqa: T201
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:

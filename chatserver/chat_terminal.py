@@ -139,12 +139,15 @@ class Terminal:
 
     async def _prompt(self) -> None:
         """Wait for a line and carry it out, or for something to happen in the session."""
+        self._show_new()
         line = self._lines.ask(PROMPT)
         while not line.done() and not (self._leaving or self._failed or self._conversation.busy):
             if self._conversation.deleted:
                 return
-            self._show_new()
             await self._wait_for_change()
+            if self._unseen():
+                with self._lines.above():
+                    self._show_new()
         if line.done():
             await self._carry_out(self._lines.take())
 
@@ -168,21 +171,25 @@ class Terminal:
                     await self._list_tools()
                 case "/system":
                     if rest.strip():
-                        await self._client.system(rest.strip())
+                        await self._reached(await self._client.system(rest.strip()))
                 case _:
                     await self._send(text)
         except ClientError as error:
             self._say(self._told(error), style="red")
 
     async def _send(self, text: str) -> None:
-        """Send a message, and wait until the stream has told of it: the next prompt must not come before the answer."""
+        """Send a message. The next prompt must not come before its answer, so the stream has to tell of it first."""
         sent = await self._client.send(text, model=self._model)
         self._model = None
         own = [q["message_id"] for q in sent["queue"] if q["turn_id"] == sent["turn_id"]]
         own += [m["id"] for m in sent["messages"] if m["role"] == "user"][-1:]
         self._shown.update(own)  # it stands in the terminal as it was typed
-        reached = Position.parse(sent["position"])
-        while self._position < reached and not (self._leaving or self._failed or self._conversation.deleted):
+        await self._reached(sent)
+
+    async def _reached(self, state: dict[str, Any]) -> None:
+        """Wait until the stream has told everything that is in `state`."""
+        position = Position.parse(state["position"])
+        while self._position < position and not (self._leaving or self._failed or self._conversation.deleted):
             await self._wait_for_change()
 
     async def _choose_model(self, name: str) -> None:
@@ -243,16 +250,19 @@ class Terminal:
         self._shown.update(m["id"] for m in finished[:-SHOWN_MESSAGES])
         self._show_new()
 
+    def _unseen(self) -> list[dict[str, Any]]:
+        """Messages that are complete and were not shown: those of other tabs, of the system, and quick answers."""
+        messages = self._conversation.messages.values()
+        return [m for m in messages if m["id"] not in self._shown and m["status"] != "streaming"]
+
     def _show_new(self) -> None:
-        """Messages that are complete and were not shown: those of other tabs, of the system, and short answers."""
-        for message in list(self._conversation.messages.values()):
-            if message["id"] not in self._shown and message["status"] != "streaming":
-                self._shown.add(message["id"])
-                if message["role"] == "assistant":
-                    AnswerView(message).print_rest(self._console)
-                else:
-                    mark = PROMPT if message["role"] == "user" else "[system] "
-                    self._console.print(Text(f"{mark}{plain(message['content'])}", style="bold"))
+        for message in self._unseen():
+            self._shown.add(message["id"])
+            if message["role"] == "assistant":
+                AnswerView(message).print_rest(self._console)
+            else:
+                mark = PROMPT if message["role"] == "user" else "[system] "
+                self._console.print(Text(f"{mark}{plain(message['content'])}", style="bold"))
 
     async def _watch(self) -> None:
         """Show the running answer until nothing runs and nothing waits."""

@@ -58,3 +58,13 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     except StartupError as error:
         click.echo(f"chatserver: {error.detail}", err=True)
         sys.exit(EX_CONFIG)
+
+
+@main.command()
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Address of the server.")
+@click.option("--session", "session_id", metavar="ID", help="A session to go on with.  [default: a new one]")
+def chat(url: str, session_id: str | None) -> None:
+    """Talk to a running server; in a pipe, send the input as one message and print its answer."""
+    from chatserver.chat_command import chat
+
+    sys.exit(chat(url, session_id))
