@@ -424,8 +424,9 @@ class TurnRunner:
             return
         try:
             await self._store.checkpoint([chunk for _, chunk in taken])
-        except (Unavailable, StoreFull, StoreCorrupt) as error:
-            self._log.warning("checkpoint_failed", code=error.narrow_code, chunks=len(taken))
+        except Exception as error:  # the turn's border: one failure must not end the checkpoints of all turns
+            expected = isinstance(error, ChatServerError)
+            self._log.warning("checkpoint_failed", chunks=len(taken), exc_info=None if expected else error)
             for run, chunk in taken:
                 run.unsent.append(chunk)
 
@@ -449,6 +450,9 @@ class TurnRunner:
                     await self._settle_unsaved(live)
                 except ChatServerError:
                     return  # one that fails tells for all
+                except Exception as error:  # the turn's border: what can't be saved must not stop the checkpoints
+                    self._log.error("turn_end_not_saved", turn_id=live.unsaved.turn_id, exc_info=error)
+                    continue
                 await self._start_next(live)
 
     # --- other changes of a session ---
