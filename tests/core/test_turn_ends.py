@@ -12,7 +12,7 @@ import pytest
 
 from chatserver.agents.base import AgentTurn, Reasoning, Spent, Text
 from chatserver.errors import AgentError, Unavailable
-from chatserver.message import Usage
+from chatserver.message import ToolResult, Usage
 from tests.core.puppets import Play
 from tests.core.readers import Reader
 from tests.core.virtual import advance, settle, virtual
@@ -20,7 +20,7 @@ from tests.core.world import World, world
 
 
 def one_end(reader: Reader) -> dict[str, Any]:
-    """The terminal event of the only turn, after checking that it is one, the last, and that nothing is left running."""
+    """The terminal event of the only turn, after checking that it is one, the last, and that nothing runs on."""
     ends = [event for event in reader.events if event["type"] == "turn.ended"]
     assert len(ends) == 1, ends
     assert reader.types[-1] == "turn.ended"
@@ -419,13 +419,7 @@ def test_a_turn_can_be_stopped_at_every_moment(tenths: int, by: str) -> None:
     async def test() -> None:
         async with world(agents={"m": Play(slow)}) as w:
 
-            async def slow_tool(_arguments: dict[str, Any]) -> Any:
-                await asyncio.sleep(1)
-                return await w.tools.tools["srv", "echo"]({})  # pragma: no branch
-
-            async def slow_echo(_arguments: dict[str, Any]) -> Any:
-                from chatserver.message import ToolResult
-
+            async def slow_echo(_arguments: dict[str, Any]) -> ToolResult:
                 await asyncio.sleep(1)
                 return ToolResult("slept", False)
 
