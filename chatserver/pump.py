@@ -19,12 +19,12 @@ from structlog.typing import FilteringBoundLogger
 
 from chatserver import events as ev
 from chatserver.agents.base import Agent, AgentEvent, AgentTurn, ModelSettings, Reasoning, Spent, Text
+from chatserver.agents.json_border import clean_text
 from chatserver.config import Settings
 from chatserver.errors import AgentError, ChatServerError
 from chatserver.flush_pace import FlushPace
 from chatserver.message import Message, Usage
 from chatserver.run import Run
-from chatserver.turn_tools import clean_text
 
 # An agent that never waits would hold the loop for ever; it is made to wait this often. A tenth of a person's blink.
 SLICE_SECONDS = 0.01

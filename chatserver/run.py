@@ -18,11 +18,12 @@ from typing import Any
 import orjson
 
 from chatserver import events as ev
+from chatserver.agents.json_border import clean_text
 from chatserver.message import Message, Outcome, Usage
 from chatserver.principal import Principal
 from chatserver.session_manager import LiveSession
 from chatserver.store.base import Chunk
-from chatserver.turn_tools import TurnTools, clean_text
+from chatserver.turn_tools import TurnTools
 
 
 class Run:

@@ -18,6 +18,7 @@ import orjson
 
 from chatserver import events as ev
 from chatserver.agents.base import ToolServers, ToolSpec
+from chatserver.agents.json_border import clean_text
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
 from chatserver.errors import AgentError, ToolError
@@ -150,17 +151,6 @@ class TurnTools:
     def open_approvals(self) -> tuple[str, ...]:
         """Ids of approvals that still wait."""
         return tuple(self._waiting)
-
-
-def clean_text(text: str) -> str:
-    """`text` without lone surrogates, which neither UTF-8 nor orjson can carry."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def clean_arguments(arguments: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
