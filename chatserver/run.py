@@ -141,8 +141,7 @@ class Run:
     def _say(self, text: str) -> None:
         if self.closed:
             return
-        if not text.isascii():
-            text = clean_text(text)
+        text = clean_text(text)
         self.live.append(self._kind(self.session_id, self.turn_id, self.answer_id, text))
         self._unsaved.append(("text" if self._kind is ev.TextDelta else "reasoning", text))
 
