@@ -100,7 +100,8 @@ def _codes(node: ast.AST) -> Iterator[tuple[str, str | None]]:
             name = ast.unparse(node.func).rpartition(".")[2]
             for keyword in node.keywords:
                 if keyword.arg == "code":
-                    for part in ast.walk(keyword.value):
+                    value = keyword.value
+                    for part in (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,):
                         if isinstance(part, ast.Constant) and isinstance(part.value, str):
                             yield part.value, name
         case ast.Dict():
