@@ -21,6 +21,7 @@ QUESTIONS = {
     "durable-turns": "benchmarks.durable_turns",
     "flatness": "benchmarks.flatness",
     "upstream": "benchmarks.upstream",
+    "end-to-end": "benchmarks.end_to_end",
 }
 
 

@@ -1,6 +1,7 @@
 """What most people would write: FastAPI, sse-starlette, uvicorn on uvloop, a dict of sessions in memory.
 
-It does the job of chatserver's `POST /api/chat`, `GET /api/state` and `GET /api/chat/stream` with the same fake agent:
+It does the job of chatserver's `POST /api/chat`, `GET /api/state` and `GET /api/chat/stream` with the same fake agent,
+or with a model that it reads through the openai SDK (`--upstream`):
 one JSON event per token, a queue per subscriber, the answer collected in the session. It is decent code and no straw
 man: an event is encoded once for all subscribers, queues are cleaned up, the agent runs in a task of its own. It has no
 durability, no numbered events, no resume, no limits and no owners.
@@ -16,7 +17,7 @@ import json
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,14 @@ class Session:
 sessions: dict[str, Session] = {}
 
 
+def _fake(conversation: Sequence[dict[str, Any]]) -> AsyncIterator[str]:
+    return tokens(conversation[-1]["content"])
+
+
+# What answers a conversation, whose last message is the question.
+agent: Callable[[Sequence[dict[str, Any]]], AsyncIterator[str]] = _fake
+
+
 class ChatRequest(BaseModel):
     """Body of `POST /api/chat`."""
 
@@ -72,14 +81,15 @@ def add_message(session: Session, role: str, content: str) -> dict[str, Any]:
     return message
 
 
-async def answer(session: Session, question: str) -> None:
+async def answer(session: Session) -> None:
+    conversation = session.messages.copy()
     message = add_message(session, "assistant", "")
     turn_id = str(uuid.uuid4())
     ids = {"turn_id": turn_id, "message_id": message["id"]}
     message["status"] = "streaming"
     session.publish({"type": "turn.started", **ids})
     try:
-        async for token in tokens(question):
+        async for token in agent(conversation):
             message["content"] += token
             session.publish({"type": "text.delta", **ids, "text": token})
         message["status"] = "completed"
@@ -94,7 +104,7 @@ async def chat(request: ChatRequest) -> dict[str, Any]:
     if session.task is not None:
         raise HTTPException(409, "still answering")
     add_message(session, "user", request.message)
-    session.task = asyncio.create_task(answer(session, request.message))
+    session.task = asyncio.create_task(answer(session))
     return session.state()
 
 
@@ -129,14 +139,24 @@ def main() -> None:
     """Serve until a signal; prints its address when the socket listens."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--upstream", help="answer from this OpenAI-compatible endpoint, through the openai SDK")
+    parser.add_argument("--model", default="", help="its model")
     arguments = parser.parse_args()
+    if arguments.upstream:
+        from benchmarks.sdk_agent import sdk_agent
+
+        global agent
+        agent = sdk_agent(arguments.upstream, arguments.model)
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", arguments.port))
     sock.listen(4096)
     sys.stdout.write(f"http://127.0.0.1:{sock.getsockname()[1]}\n")
     sys.stdout.flush()
-    config = uvicorn.Config(app, loop="uvloop", log_level="warning", access_log=False, backlog=4096)
+    # The load generator keeps its connections; a round of answers may take longer than uvicorn's five seconds.
+    config = uvicorn.Config(
+        app, loop="uvloop", log_level="warning", access_log=False, backlog=4096, timeout_keep_alive=600
+    )
     uvicorn.Server(config).run(sockets=[sock])
 
 

@@ -102,7 +102,7 @@ async def running(kind: Kind) -> AsyncIterator[Server]:
     """
     data = Path(tempfile.mkdtemp(prefix="benchmark-"))
     command = [sys.executable, *kind.command]
-    if kind is not BASELINE:
+    if kind.command[1] == "chatserver":
         command += ["--data-dir", str(data / "data")]
     env = {n: v for n, v in os.environ.items() if not n.startswith(("CHATSERVER_", "OPENAI_", "PYTHON"))}
     env |= {f"CHATSERVER_{name.upper()}": str(value) for name, value in kind.settings.items()}

@@ -184,13 +184,19 @@ async def _child(core: int, *arguments: str) -> AsyncIterator[asyncio.StreamRead
         await process.wait()
 
 
-async def _microseconds(name: str, pace: int, answers: int) -> float:
+@asynccontextmanager
+async def serving() -> AsyncIterator[str]:
+    """The endpoint as a process on the load generator's core, while the block runs; gives its base URL."""
     async with _child(LOAD_CORE, "serve") as output:
-        port = int(await output.readline())
-        async with _child(
-            SERVER_CORE, "client", name, f"http://127.0.0.1:{port}/v1", str(pace), str(answers)
-        ) as measured:
-            return float(await measured.readline())
+        yield f"http://127.0.0.1:{int(await output.readline())}/v1"
+
+
+async def _microseconds(name: str, pace: int, answers: int) -> float:
+    async with (
+        serving() as base_url,
+        _child(SERVER_CORE, "client", name, base_url, str(pace), str(answers)) as measured,
+    ):
+        return float(await measured.readline())
 
 
 async def run(plan: Plan) -> Report:
