@@ -269,6 +269,17 @@ async def test_nothing_to_send_and_nobody_there_give_status_1(server: ServerProc
     assert errors.count("\n") == 1
 
 
+async def test_a_tool_call_that_needs_a_person_is_denied_in_a_pipe(tmp_path: Path) -> None:
+    """Nobody can be asked; the answer goes on without it, and standard error says so."""
+    servers = json.dumps([{"name": "time", "command": ["mcp-server-time"], "approval": "always"}])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    async with ServerProcess(tmp_path / "data", settings={"mcp_servers": servers}, env={"PATH": path}) as server:
+        status, output, errors = await ask(server.base_url, '/tool time.get_current_time {"timezone": "UTC"}')
+
+    assert (status, output) == (0, "error: The call of get_current_time was denied by the user.\n")
+    assert errors == "chatserver chat: time.get_current_time needs an approval and is denied\n"
+
+
 async def test_ctrl_c_in_a_pipe_stops_the_answer_at_the_server(server: ServerProcess) -> None:
     """Nobody pays for an answer that nobody waits for."""
     async with piped(server.base_url, "--session", "s") as process, Checker(server.base_url) as checker:

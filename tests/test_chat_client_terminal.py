@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from chatserver.chat_client import SessionClient
 from tests.chat_pty import Screen
 from tests.checker import Checker
 from tests.server import ServerProcess
@@ -208,3 +211,55 @@ async def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) ->
         assert await screen.ended() == 1
         await screen.until("cannot be reached")
         assert "Traceback" not in screen.text
+
+
+ASKING = json.dumps([{"name": "time", "command": ["mcp-server-time"], "approval": "always"}])
+CALL = '/tool time.get_current_time {"timezone": "UTC"}\r'
+
+
+async def test_a_tool_call_is_asked_about_and_shown(tmp_path: Path) -> None:
+    """Approved it runs, denied it does not; what the tool said is shown either way."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    server = ServerProcess(tmp_path / "data", settings={"mcp_servers": ASKING}, env={"PATH": path})
+    async with server, chatting(server.base_url, "s", tmp_path) as screen:
+        screen.type(CALL)
+        await screen.until("The agent wants to call time.get_current_time")
+        await screen.until("Allow it? [y/n] ")
+        screen.type("y\r")
+        await screen.until('"timezone": "UTC"')
+        await screen.until("> ")
+        screen.type(CALL)
+        await screen.until("Allow it? [y/n] ")
+        screen.type("n\r")
+        await screen.until("denied")
+        await screen.until("> ")
+        screen.type(CALL)
+        await screen.until("Allow it? [y/n] ")
+        screen.press_ctrl("c")
+        await screen.until("(stopped)")
+        screen.type("/say goes on\r")
+        await screen.until("goes on\n")
+        await screen.until("goes on")
+
+
+async def test_a_tool_call_that_another_tab_decides_is_not_asked_about_any_more(tmp_path: Path) -> None:
+    """The open question turns into the prompt, and what is typed then is a message."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    server = ServerProcess(tmp_path / "data", settings={"mcp_servers": ASKING}, env={"PATH": path})
+    async with (
+        server,
+        chatting(server.base_url, "s", tmp_path) as screen,
+        Checker(server.base_url) as checker,
+    ):
+        screen.type(CALL)
+        await screen.until("Allow it? [y/n] ")
+        approval = (await checker.state("s"))["pending_approvals"][0]
+        await checker.command("s", "approve", {"approval_id": approval["id"]})
+        await screen.until('"timezone": "UTC"')
+        await screen.until("> ")
+        screen.type("/say a message\r")
+        async with SessionClient(server.base_url, "s") as watcher, asyncio.timeout(30):
+            async for received in watcher.events():
+                messages = received.event.get("state", {}).get("messages", [received.event.get("message", {})])
+                if any(message.get("content") == "/say a message" for message in messages):
+                    break
