@@ -67,8 +67,19 @@ class GuardedServer(web.Server):
     """Makes GuardedHandlers."""
 
     def __init__(self, settings: Settings, plain: web.Server) -> None:
+        handle = plain.request_handler
+
+        async def as_problem(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await handle(request)
+            except web.HTTPException as error:
+                # Raised before any middleware runs: an Expect header that nobody can meet.
+                if error.status < 400:
+                    raise
+                return problems.http_response(error.status, secrets.token_hex(8))
+
         super().__init__(
-            plain.request_handler,
+            as_problem,
             request_factory=plain.request_factory,
             handler_cancellation=plain.handler_cancellation,
             loop=plain._loop,
