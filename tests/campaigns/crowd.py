@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class Crowd:
         seed: of everything the clients choose.
         operations: how many each does; None: until `expect_the_end`.
         pause_ms: the agent's longest pause between two pieces.
+        hopping: whether the followers resume by new connections now and then; where the log is short, that may
+            become a snapshot, and some events are seen by nobody.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Crowd:
         operations: int | None = None,
         weights: Weights = TALK,
         pause_ms: int = 8,
+        hopping: bool = True,
     ) -> None:
         self.checker = checker
         self.done: Counter[str] = Counter()
@@ -88,6 +92,7 @@ class Crowd:
         self._operations = operations
         self._weights = weights
         self._pause_ms = pause_ms
+        self._hopping = hopping
         self._ending = False
         self._tasks: list[asyncio.Task[None]] = []
         self._followers: list[asyncio.Task[None]] = []
@@ -157,8 +162,12 @@ class Crowd:
         mood = client.random.choices(("", "think", "fail"), (12, 2, 1))[0]
         return story(pieces, client.random.randint(0, self._pause_ms), f"{canary} once upon a time", mood)
 
+    def _minimal(self, client: Client) -> bool:
+        # A whole state is evidence; one of four answers gives enough of it, and reading it is what costs here.
+        return client.random.random() < 0.75
+
     async def _say(self, client: Client, **options: Any) -> None:
-        sent = await self.checker.send(client.session_id, self._text(client), **options)
+        sent = await self.checker.send(client.session_id, self._text(client), minimal=self._minimal(client), **options)
         client.turns.append(sent.turn_id)
         async with self.acknowledged:
             self.acknowledged.notify_all()
@@ -174,10 +183,13 @@ class Crowd:
         await self._say(client, on_busy="interrupt")
 
     async def _interrupt(self, client: Client) -> None:
-        await self.checker.interrupt(client.session_id, clear_queue=client.random.random() < 0.2)
+        await self.checker.interrupt(
+            client.session_id, clear_queue=client.random.random() < 0.2, minimal=self._minimal(client)
+        )
 
     async def _system(self, client: Client) -> None:
-        await self.checker.system(client.session_id, f"note {self.checker.canary(client.session_id)}")
+        note = f"note {self.checker.canary(client.session_id)}"
+        await self.checker.system(client.session_id, note, minimal=self._minimal(client))
 
     async def _withdraw(self, client: Client) -> None:
         state = await self.checker.state(client.session_id)
@@ -214,16 +226,21 @@ class Crowd:
         session_id, hops = client.session_id, random.Random(f"hops/{client.session_id}")
         acting = next(t for t in self._tasks if t.get_name() == f"client/{session_id}")
         after: Position | None = None
+        last: Position | None = None
         state: Any = None
         while True:
             try:
                 async with self.checker.follow(session_id, after=after) as stream:
                     if after is not None:
                         stream.take_state(session_id, state)
-                    hop_after = hops.randint(20, 200)
+                    hop_after = hops.randint(20, 200) if self._hopping else sys.maxsize
                     while len(stream.events) < hop_after:
-                        if acting.done() and _idle(stream.state):
-                            return
+                        if acting.done():
+                            if last is None:
+                                # What was acknowledged last may not have come through the stream yet.
+                                last = Position.parse((await self.checker.state(session_id))["position"])
+                            if _idle(stream.state) and stream.position is not None and stream.position >= last:
+                                return
                         await _next_or_done(stream, acting)
                     after, state = stream.position, stream.state
             except (OSError, StreamClosed, TimeoutError):

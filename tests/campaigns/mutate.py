@@ -198,7 +198,7 @@ def _value(mutant: Mutant, random_: random.Random) -> None:
         return _query(mutant, random_)
     try:
         body = json.loads(mutant.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _bytes(mutant, random_)
     if not isinstance(body, dict) or not body:
         return _bytes(mutant, random_)

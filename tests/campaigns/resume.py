@@ -43,7 +43,15 @@ async def opened(folder: Path, *, operations: int = OPERATIONS, sessions: int = 
             server: ServerProcess = small if number % 4 == 3 else large
             names = [f"resume-{number}-{n}" for n in range(sessions)]
             async with Checker(server.base_url) as checker:
-                async with Crowd(checker, names, seed=str(random_.random()), operations=operations, pause_ms=2):
+                crowd = Crowd(
+                    checker,
+                    names,
+                    seed=str(random_.random()),
+                    operations=operations,
+                    pause_ms=2,
+                    hopping=server is large,
+                )
+                async with crowd:
                     pass
                 await checker.verify(*names)
                 counted: Counter[str] = Counter(sessions=sessions)

@@ -34,7 +34,7 @@ async def opened(folder: Path, *, drain_seconds: float | None = None) -> AsyncIt
         sessions = [f"term-{number}-{n}" for n in range(CLIENTS)]
         endless = f"term-{number}-endless"
         async with (
-            Crowd(checker, sessions, seed=str(random_.random()), pause_ms=20) as crowd,
+            Crowd(checker, sessions, seed=str(random_.random()), pause_ms=8) as crowd,
             checker.follow(endless) as stream,
         ):
             # One turn that does not end by itself, so that the drain has something to cut.

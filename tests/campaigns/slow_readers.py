@@ -116,6 +116,7 @@ async def observe(folder: Path, *, readers: int, slow: bool, stall_seconds: floa
                 else:
                     tabs.append(await _reader(server.base_url, session_id))
             await asyncio.gather(*(tab.opened for tab in tabs))
+            await checker.state(sessions[0])  # opens the connection that the checker keeps
             before = _descriptors(server.pid)
             count = int(ticking_seconds * 1000 / PAUSE_MS)
             for session_id in sessions:

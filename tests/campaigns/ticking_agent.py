@@ -1,7 +1,7 @@
 """An agent whose pieces say when they were made, so that a reader on the same machine can tell how late they are.
 
-A message is `tick BURST COUNT PAUSE_MS`: BURST kilobytes at once, then COUNT pieces, PAUSE_MS milliseconds apart, each
-with `@microseconds@` of the system's monotonic clock.
+A message is `tick BURST COUNT PAUSE_MS`: BURST kilobytes as fast as events go, then COUNT pieces, PAUSE_MS milliseconds
+apart, each with `@microseconds@` of the system's monotonic clock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 PIECE_KB = 8
+# More than the server's flush interval, so that a burst is many events and not one.
+BURST_PAUSE_SECONDS = 0.006
 
 
 async def reply(turn: Any) -> AsyncIterator[str]:
@@ -19,7 +21,7 @@ async def reply(turn: Any) -> AsyncIterator[str]:
     burst_kb, count, pause_ms = (int(word) for word in turn.message.split()[1:])
     for _ in range(burst_kb // PIECE_KB):
         yield "x" * PIECE_KB * 1024
-        await asyncio.sleep(0)
+        await asyncio.sleep(BURST_PAUSE_SECONDS)
     for _ in range(count):
         await asyncio.sleep(pause_ms / 1000)
         yield f"@{time.monotonic_ns() // 1000}@"

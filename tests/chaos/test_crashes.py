@@ -90,7 +90,7 @@ async def test_a_running_answer_is_checkpointed(tmp_path: Path) -> None:
             await server.kill9()
         checker.close()
         checker.base_url = await server.start()
-        assert await kill9.after_the_crash(checker, ["cut"], killed_at) == 1
+        assert len(await kill9.after_the_crash(checker, ["cut"], killed_at)) == 1
         answer = (await checker.state("cut"))["messages"][-1]
         assert answer["status"] == "interrupted"
         assert len(answer["content"]) > 0

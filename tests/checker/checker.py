@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
+import orjson
+
 from tests.checker import reducer
 from tests.checker.history import Acknowledged, History, Position
 from tests.checker.reducer import Json
@@ -221,19 +223,27 @@ class Checker:
         return await Connection.open(self.base_url)
 
     async def send(
-        self, session_id: str | None, text: str, *, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        session_id: str | None,
+        text: str,
+        *,
+        minimal: bool = False,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> Sent:
         """`POST /api/chat`: from a 2xx on, the message is the server's responsibility and `verify` asks for it.
 
         Args:
             session_id: None lets the server mint one.
+            minimal: asks for an answer without the messages; what it says of the state is then no evidence.
             options: further fields of the body (`on_busy`, `client_message_id`, `model`, …).
         Raises:
             Refused: not 2xx.
         """
         body = {"message": text, **({"session_id": session_id} if session_id is not None else {}), **options}
         own = (session_id,) if session_id is not None else ()
-        response = await self.request("POST", "/api/chat", json_body=body, headers=headers, sessions=own)
+        sent = {**_preference(minimal=minimal), **(headers or {})}
+        response = await self.request("POST", "/api/chat", json_body=body, headers=sent, sessions=own)
         answer = self._accepted("POST /api/chat", response)
         session_id, turn_id = answer["session_id"], answer["turn_id"]
         if response.headers.get("x-session-id") != session_id:
@@ -251,7 +261,9 @@ class Checker:
         target = f"/api/state?session_id={quote(session_id, safe='')}"
         return self._accepted("GET /api/state", await self.request("GET", target, sessions=(session_id,)))
 
-    async def interrupt(self, session_id: str, turn_id: str | None = None, *, clear_queue: bool = False) -> Json:
+    async def interrupt(
+        self, session_id: str, turn_id: str | None = None, *, clear_queue: bool = False, minimal: bool = False
+    ) -> Json:
         """`POST /api/interrupt`."""
         body: Json = {"session_id": session_id}
         if turn_id is not None:
@@ -260,13 +272,17 @@ class Checker:
             body["clear_queue"] = True
             for turn in self.history(session_id).acknowledged.values():
                 turn.may_be_withdrawn = True
-        response = await self.request("POST", "/api/interrupt", json_body=body, sessions=(session_id,))
+        response = await self.request(
+            "POST", "/api/interrupt", json_body=body, headers=_preference(minimal=minimal), sessions=(session_id,)
+        )
         return self._accepted("POST /api/interrupt", response)
 
-    async def system(self, session_id: str, text: str) -> Json:
+    async def system(self, session_id: str, text: str, *, minimal: bool = False) -> Json:
         """`POST /api/system`."""
         body = {"session_id": session_id, "message": text}
-        response = await self.request("POST", "/api/system", json_body=body, sessions=(session_id,))
+        response = await self.request(
+            "POST", "/api/system", json_body=body, headers=_preference(minimal=minimal), sessions=(session_id,)
+        )
         return self._accepted("POST /api/system", response)
 
     async def withdraw(self, session_id: str, turn_id: str) -> Response:
@@ -590,7 +606,7 @@ class Stream:
             raise Violation(f"a named event {block.event!r}")
         self._checker._search(block.raw, self.sessions, "the stream")
         try:
-            body = json.loads(block.data)
+            body = orjson.loads(block.data)
         except ValueError as error:
             raise Violation(f"data that is not JSON: {block.data[:200]!r}") from error
         if self._whole_states:
@@ -679,6 +695,10 @@ def _check_stream_headers(headers: Mapping[str, str]) -> None:
         raise Violation("a stream without X-Accel-Buffering: no")
     if "content-encoding" in headers:
         raise Violation(f"a stream with Content-Encoding {headers['content-encoding']!r}")
+
+
+def _preference(*, minimal: bool) -> dict[str, str]:
+    return {"Prefer": "return=minimal"} if minimal else {}
 
 
 def _message_id(answer: Json, turn_id: str, text: str) -> str | None:

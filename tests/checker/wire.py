@@ -1,6 +1,7 @@
 """HTTP/1.1 and Server-Sent Events read from raw sockets, by the letter of RFC 9112 and HTML standard §9.2.
 
 Nothing of the server, and no HTTP library, is used: a client that shares code with what it checks shares its mistakes.
+JSON is read by orjson, which refuses NaN and lone surrogates (RFC 8259); the standard library's reader takes both.
 Anything not allowed on the wire raises `ProtocolViolation` at once: a carriage return in a stream, a broken chunk, a
 status line of another protocol. It does not know what the events mean (reducer.py) nor what order they must have
 (checker.py).
@@ -9,12 +10,13 @@ status line of another protocol. It does not know what the events mean (reducer.
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+import orjson
 
 # Head of a response; far above any real one.
 MAX_HEAD_BYTES = 64 << 10
@@ -37,7 +39,7 @@ class Response:
 
     def json(self) -> Any:
         """The body as JSON."""
-        return json.loads(self.body)
+        return orjson.loads(self.body)
 
 
 @dataclass(frozen=True, slots=True)
