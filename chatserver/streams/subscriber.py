@@ -80,7 +80,7 @@ class Connection:
         backlog_bytes: missed bytes above which a snapshot is sent instead.
     """
 
-    __slots__ = ("_backlog_bytes", "_stall_seconds", "_wake", "ended", "lagging", "sink", "subscriptions")
+    __slots__ = ("_stall_seconds", "_wake", "backlog_bytes", "ended", "lagging", "sink", "subscriptions")
 
     def __init__(self, sink: Sink, *, stall_seconds: float, backlog_bytes: int) -> None:
         self.sink = sink
@@ -89,7 +89,7 @@ class Connection:
         self.subscriptions: dict[str, Subscription] = {}
         self._wake: asyncio.Future[None] | None = None
         self._stall_seconds = stall_seconds
-        self._backlog_bytes = backlog_bytes
+        self.backlog_bytes = backlog_bytes
 
     def send(self, data: bytes) -> None:
         """Write outside the numbering (ping, goodbye); skipped while lagging, when the reader has enough to read."""
@@ -100,35 +100,43 @@ class Connection:
 
     def mark_lagging(self) -> None:
         self.lagging = True
-        self._rouse()
+        self.rouse()
 
     def end(self) -> None:
-        """Let `serve` return; idempotent."""
+        """Let who serves it return; idempotent."""
         self.ended = True
-        self._rouse()
+        self.rouse()
 
-    def _rouse(self) -> None:
+    def cut(self) -> None:
+        """Drop it, and what it still holds: its client comes back and begins anew."""
+        self.sink.abort()
+        self.end()
+
+    def rouse(self) -> None:
+        """Wake who serves it."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    async def roused(self) -> None:
+        """Wait until `rouse`. For the one task that serves the connection; what it waits for it looks at before."""
+        self._wake = asyncio.get_running_loop().create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
 
     async def serve(self) -> None:
         """Live until the connection ends; catches up whenever it lagged.
 
         Cancelling is safe: it is how a client's disconnect arrives.
         """
-        loop = asyncio.get_running_loop()
         while not self.ended and not self.sink.closing:
-            if self.lagging:
-                if not await self.drained():
-                    self.sink.abort()
-                    return
+            if not self.lagging:
+                await self.roused()
+            elif await self.drained():
                 self._catch_up()
-                continue
-            self._wake = loop.create_future()
-            try:
-                await self._wake
-            finally:
-                self._wake = None
+            else:
+                self.cut()
 
     async def drained(self) -> bool:
         """Wait for room; False when the reader has taken nothing for too long."""
@@ -143,19 +151,23 @@ class Connection:
             except TimeoutError:
                 now_pending, now = self.sink.pending_bytes, loop.time()
                 if now_pending < pending:
-                    pending, since = now_pending, now
+                    since = now
                 elif now - since >= self._stall_seconds:
                     return False
+                pending = now_pending
             except ConnectionError:
                 return False
 
     def _catch_up(self) -> None:
         self.lagging = False
-        for subscription in list(self.subscriptions.values()):
-            subscription.catch_up(self._backlog_bytes)
+        for session_id, subscription in list(self.subscriptions.items()):
+            # To the end: the next round begins with those that this one does not come to, or a busy session would
+            # keep the others of a slow connection waiting for ever.
+            del self.subscriptions[session_id]
+            self.subscriptions[session_id] = subscription
+            subscription.catch_up()
             if self.sink.full:
                 self.lagging = True
-                # The others' cursors stand where they were: the next round takes them.
                 return
 
     def close(self) -> None:
@@ -189,20 +201,25 @@ class Subscription:
         self._ends_connection = ends_connection
         self.connection = connection
         self.session_id = session_id
+        # None stands for nothing sent yet, which only a snapshot ends.
+        self.cursor: Position | None = None
+        source.add_subscriber(self)
+        connection.subscriptions[session_id] = self
         frames = source.frames_after(after) if after is not None else None
+        if connection.lagging:  # a full connection is not written to: `catch_up` begins what is added to it
+            self.cursor = after if frames is not None else None
+            return
         if frames is None:
             connection.sink.write(source.snapshot_frame())
         elif frames:
             connection.sink.write(b"".join([f.data for f in frames]))
         self.cursor = source.position
-        source.add_subscriber(self)
-        connection.subscriptions[session_id] = self
         if connection.sink.full:
             connection.mark_lagging()
 
     def push(self, frame: Frame) -> None:
         connection = self.connection
-        if connection.lagging:
+        if connection.lagging or connection.ended:
             return
         sink = connection.sink
         if sink.closing:
@@ -212,20 +229,32 @@ class Subscription:
         if sink.full:
             connection.mark_lagging()
 
-    def catch_up(self, backlog_bytes: int) -> None:
+    def catch_up(self) -> None:
         """Send what was missed while lagging: the frames, or one snapshot where they are too many or gone."""
         if self.cursor == self._source.position:
             return
-        frames = self._source.frames_after(self.cursor)
-        if frames is None or sum([len(f.data) for f in frames]) > backlog_bytes:
-            self.connection.sink.write(self._source.snapshot_frame())
-        else:
-            self.connection.sink.write(b"".join([f.data for f in frames]))
+        missed = self._missed()
+        self.connection.sink.write(self._source.snapshot_frame() if missed is None else missed)
         self.cursor = self._source.position
 
+    def _missed(self) -> bytes | None:
+        """The frames behind the cursor; None where they are too many or gone."""
+        frames = self._source.frames_after(self.cursor) if self.cursor is not None else None
+        if frames is None or sum([len(f.data) for f in frames]) > self.connection.backlog_bytes:
+            return None
+        return b"".join([f.data for f in frames])
+
     def end(self, last: bytes | None) -> None:
+        connection = self.connection
+        if connection.lagging and not connection.ended and self.cursor != self._source.position:
+            # The session's last events, how it ended among them, can't be had later. A snapshot would not tell the end.
+            missed = self._missed()
+            if missed is None:
+                connection.cut()
+            else:
+                connection.sink.write(missed)
         if last is not None:
-            self.connection.send(last)
+            connection.send(last)
         self.cancel()
         if self._ends_connection:
             self.connection.end()
@@ -244,44 +273,41 @@ class StateView:
         interval_seconds: least time between two messages.
     """
 
-    __slots__ = ("_connection", "_dirty", "_interval_seconds", "_source", "_wake")
+    __slots__ = ("_connection", "_dirty", "_interval_seconds", "_source")
 
     def __init__(self, source: Source, connection: Connection, *, interval_seconds: float) -> None:
         self._source = source
         self._connection = connection
         self._interval_seconds = interval_seconds
         self._dirty = True
-        self._wake = asyncio.Event()
-        self._wake.set()
         source.add_subscriber(self)
 
     def push(self, frame: Frame) -> None:
         self._dirty = True
-        self._wake.set()
+        self._connection.rouse()
 
     def end(self, last: bytes | None) -> None:
         self._connection.end()
-        self._wake.set()
 
     def cancel(self) -> None:
         """Stop following; idempotent."""
         self._source.remove_subscriber(self)
 
     async def serve(self) -> None:
-        """Send until the connection ends. Cancelling is safe."""
+        """Send until the connection ends; a stalled reader is cut by the same rule. Cancelling is safe."""
         connection = self._connection
         while not connection.ended and not connection.sink.closing:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._dirty and not connection.ended:
+            if connection.lagging:
+                if await connection.drained():
+                    connection.lagging = False
+                else:
+                    connection.cut()
+            elif self._dirty:
                 self._dirty = False
                 connection.send(b"data: %b\n\n" % self._source.state_json())
-                if connection.lagging:
-                    if not await connection.drained():  # the same rule for a stalled reader
-                        connection.sink.abort()
-                        return
-                    connection.lagging = False
                 await asyncio.sleep(self._interval_seconds)
+            else:
+                await connection.roused()
 
 
 def ping_frame(*, degraded: bool = False) -> bytes:
