@@ -45,6 +45,7 @@ class LiveSession:
 
     __slots__ = (
         "_lock",
+        "_monotonic",
         "deletions",
         "fence",
         "key",
@@ -64,7 +65,16 @@ class LiveSession:
         "unsaved",
     )
 
-    def __init__(self, record: SessionRecord, state: ChatState, log: EventLog, *, provisional: bool) -> None:
+    def __init__(
+        self,
+        record: SessionRecord,
+        state: ChatState,
+        log: EventLog,
+        *,
+        provisional: bool,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._monotonic = monotonic
         self.key = record.key
         self.record = record
         self.owner = record.owner
@@ -77,7 +87,7 @@ class LiveSession:
         self.run: Any = None
         self.unsaved: Any = None
         self.pins = 0
-        self.last_used = 0.0
+        self.last_used = monotonic()
         self.size = 0
         self.removed = False
         self.deletions = 0  # under way; nothing new begins meanwhile
@@ -139,6 +149,7 @@ class LiveSession:
         self.subscribers = (*self.subscribers, subscriber)
 
     def remove_subscriber(self, subscriber: Subscriber) -> None:
+        self.last_used = self._monotonic()  # following is using, and needs no pin
         self.subscribers = tuple(s for s in self.subscribers if s is not subscriber)
 
     def measure(self) -> int:
@@ -266,8 +277,7 @@ class SessionManager:
     def _add(self, record: SessionRecord, state: ChatState, *, provisional: bool) -> LiveSession:
         settings = self._settings
         log = MemoryLog(state.position, max_events=settings.log_events, max_bytes=settings.log_bytes)
-        live = LiveSession(record, state, log, provisional=provisional)
-        live.last_used = self._clock.monotonic()
+        live = LiveSession(record, state, log, provisional=provisional, monotonic=self._clock.monotonic)
         self._live[record.key] = live
         self.remeasure(live)
         return live
