@@ -223,7 +223,7 @@ async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
             pass
     with app.hub.place(caller.counted_as):
         response, connection = await _prepare(request, app)
-        name = (caller.principal.owner or "", stream_id) if stream_id is not None else None
+        name = (caller.counted_as, stream_id) if stream_id is not None else None
         async with response:
             with app.hub.joined(connection, name):
                 await Multiplex(app, caller, connection).add(items)
@@ -235,7 +235,7 @@ async def change_stream(request: web.Request) -> web.Response:
     """`POST /api/stream {stream, add, drop}`: change what a running multiplexed stream follows."""
     body = await read_body(request, StreamBody)
     app, caller = services(request), caller_of(request)
-    connection = app.hub.named((caller.principal.owner or "", body.stream))
+    connection = app.hub.named((caller.counted_as, body.stream))
     if connection is None:
         raise NotFound(f"no stream {body.stream!r} is open", code="stream_not_found")
     multiplex = Multiplex(app, caller, connection)
