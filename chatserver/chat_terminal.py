@@ -72,7 +72,7 @@ class Terminal:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         try:
-            self._supervisor.spawn(self._follow(), "stream")
+            self._supervisor.start(self._follow(), "stream")
             await self._wait_for_change()
             if self._failed is None:
                 self._say(f"Session {self._client.session_id} at {self._client.base_url}. /help lists commands.")
@@ -354,15 +354,20 @@ class AnswerView:
 
     def _print_until(self, console: Console, end: int) -> None:
         text = self.message["content"][self._printed : end]
-        self._printed = max(self._printed, end)
         if text.strip():
-            console.print(Markdown(plain(text)))
+            console.print(self._paragraphs(text))
+        self._printed = max(self._printed, end)
+
+    def _paragraphs(self, text: str) -> RenderableType:
+        """`text` as Markdown, with the blank line that parts it from what was printed before."""
+        markdown = Markdown(plain(text))
+        return Group(Text(""), markdown) if self._printed else markdown
 
     def tail(self) -> RenderableType:
         """What is drawn again and again: the unfinished paragraph, or the reasoning before the first word."""
         text = self.message["content"][self._printed :]
         if text.strip():
-            return Markdown(plain(text))
+            return self._paragraphs(text)
         reasoning = plain(self.message["reasoning"])[-SHOWN_CHARS:] if not self.message["content"] else ""
         return Text(reasoning or "…", style="dim italic")
 

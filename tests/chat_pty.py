@@ -1,4 +1,4 @@
-"""A program in a pseudo-terminal, typed at and looked at like a person would."""
+"""A program in a pseudo-terminal, typed at and looked at like a person would; and a server for it to talk to."""
 
 from __future__ import annotations
 
@@ -8,16 +8,38 @@ import os
 import pty
 import re
 import struct
+import subprocess
+import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.server import ServerProcess
 
 DEADLINE_SECONDS = 30.0
 COLUMNS, LINES = 100, 30
 
 # What moves the cursor, colours and erases: CSI sequences, OSC strings, and two-byte escapes.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|\x1b\\)|[@-Z\\-_=>])")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server for a whole module of tests, each with a session of its own; gives its address.
+
+    Its scripted agent does what a message says. It is no asyncio subprocess, since each test has a loop of its own.
+    """
+    child = ServerProcess(folder / "data")
+    argv = [sys.executable, "-m", "chatserver", "serve", "--port", "0", "--data-dir", str(child.data_dir)]
+    with subprocess.Popen(argv, env=child.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().decode().split()[-1]
+        finally:
+            process.kill()
 
 
 _MOVES = re.compile(r"\x1b\[([0-9]*)([A-DGJK])")

@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from chatserver.chat_conversation import Conversation
 from chatserver.chat_terminal import finished_until
 from chatserver.chat_text import plain
 from chatserver.events import Position
+from tests.chat_pty import serving
 from tests.checker import Checker
 from tests.server import ServerProcess
 
@@ -75,11 +77,17 @@ def test_only_whole_paragraphs_outside_of_code_are_finished(text: str, finished:
     assert finished_until(text, 0) == finished
 
 
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for all tests here that do not harm it."""
+    with serving(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    """With the scripted agent."""
-    async with ServerProcess(tmp_path / "data") as server:
-        yield server
+def session_id() -> str:
+    """A session of the test's own."""
+    return f"s-{uuid.uuid4().hex[:8]}"
 
 
 class Proxy:
@@ -141,16 +149,16 @@ async def _until(events: AsyncIterator[Received], found: Callable[[Received], bo
 
 
 async def test_a_connection_cut_again_and_again_loses_and_doubles_nothing(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+    address: str, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resumed after the last event each time, ids are consecutive and the text is the stored one."""
     monkeypatch.setattr("chatserver.chat_client.FIRST_BACKOFF_SECONDS", 0.01)
-    proxy = Proxy(server.base_url, 900, 2500, 700, 4000, 1200, 1800, None)
+    proxy = Proxy(address, 900, 2500, 700, 4000, 1200, 1800, None)
     troubles: list[str | None] = []
     async with (
         proxy.running(),
-        SessionClient(server.base_url, "s") as sender,
-        SessionClient(proxy.url, "s", on_trouble=troubles.append) as client,
+        SessionClient(address, session_id) as sender,
+        SessionClient(proxy.url, session_id, on_trouble=troubles.append) as client,
     ):
         sent = await sender.send("/tokens 400 every 3")
         events = client.events()
@@ -173,24 +181,24 @@ async def test_a_connection_cut_again_and_again_loses_and_doubles_nothing(
 
 
 async def test_a_message_whose_answer_is_lost_is_stored_once(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+    address: str, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks after the server has committed; the repetition gets the same turn."""
     monkeypatch.setattr("chatserver.chat_client.FIRST_BACKOFF_SECONDS", 0.01)
-    proxy = Proxy(server.base_url, 20, 20, None)
-    async with proxy.running(), SessionClient(proxy.url, "s") as client:
+    proxy = Proxy(address, 20, 20, None)
+    async with proxy.running(), SessionClient(proxy.url, session_id) as client:
         sent = await client.send("/say once")
-        async with Checker(server.base_url) as checker:
-            state = await checker.settle("s")
+        async with Checker(address) as checker:
+            state = await checker.settle(session_id)
 
     assert proxy.connections == 3
     assert [m["content"] for m in state["messages"] if m["role"] == "user"] == ["/say once"]
     assert sent["turn_id"]
 
 
-async def test_a_refusal_is_told_with_its_code_and_not_tried_again(server: ServerProcess) -> None:
+async def test_a_refusal_is_told_with_its_code_and_not_tried_again(address: str, session_id: str) -> None:
     """A model that does not exist will not exist a second later."""
-    async with SessionClient(server.base_url, "s") as client:
+    async with SessionClient(address, session_id) as client:
         with pytest.raises(ClientError) as refused:
             await client.send("hello", model="nothing")
 
@@ -198,9 +206,9 @@ async def test_a_refusal_is_told_with_its_code_and_not_tried_again(server: Serve
     assert refused.value.final
 
 
-async def test_a_deleted_or_foreign_session_ends_the_stream(server: ServerProcess) -> None:
-    """What waiting cannot mend is raised."""
-    async with SessionClient(server.base_url, "not an id") as client:
+async def test_what_waiting_cannot_mend_ends_the_stream(address: str) -> None:
+    """An id that no session can have is refused for good."""
+    async with SessionClient(address, "not an id") as client:
         with pytest.raises(ClientError) as refused:
             await anext(client.events())  # type: ignore[arg-type]  # an async generator
 
@@ -236,30 +244,30 @@ async def ask(address: str, message: str, *flags: str) -> tuple[int, str, str]:
         return process.returncode, output.decode(), errors.decode()
 
 
-async def test_a_piped_question_prints_its_answer_and_nothing_else(server: ServerProcess) -> None:
+async def test_a_piped_question_prints_its_answer_and_nothing_else(address: str) -> None:
     """Plain text, complete, one line end at its end, status 0."""
-    assert await ask(server.base_url, "/say # An *answer*\n/tokens 3\n") == (0, "# An *answer*t0 t1 t2 \n", "")
+    assert await ask(address, "/say # An *answer*\n/tokens 3\n") == (0, "# An *answer*t0 t1 t2 \n", "")
 
 
-async def test_a_failed_answer_gives_status_1_and_what_there_was(server: ServerProcess) -> None:
+async def test_a_failed_answer_gives_status_1_and_what_there_was(address: str) -> None:
     """The part that exists on standard output, the reason on standard error."""
-    status, output, errors = await ask(server.base_url, "/say half\n/fail upstream_timeout")
+    status, output, errors = await ask(address, "/say half\n/fail upstream_timeout")
 
     assert (status, output) == (1, "half\n")
     assert errors == "chatserver chat: The script says so. (upstream_timeout)\n"
 
 
-async def test_a_piped_question_waits_for_its_turn(server: ServerProcess) -> None:
+async def test_a_piped_question_waits_for_its_turn(address: str, session_id: str) -> None:
     """In a busy session it is queued, and only its own answer is printed."""
-    async with SessionClient(server.base_url, "s") as client:
+    async with SessionClient(address, session_id) as client:
         await client.send("/tokens 40 every 10")
 
-        assert await ask(server.base_url, "/say mine", "--session", "s") == (0, "mine\n", "")
+        assert await ask(address, "/say mine", "--session", session_id) == (0, "mine\n", "")
 
 
-async def test_nothing_to_send_and_nobody_there_give_status_1(server: ServerProcess) -> None:
+async def test_nothing_to_send_and_nobody_there_give_status_1(address: str) -> None:
     """Each with its reason in one line."""
-    assert await ask(server.base_url, " \n") == (1, "", "chatserver chat: there is nothing to send\n")
+    assert await ask(address, " \n") == (1, "", "chatserver chat: there is nothing to send\n")
     status, output, errors = await ask("http://127.0.0.1:9", "hello")
     assert (status, output) == (1, "")
     assert "cannot be reached" in errors
@@ -280,9 +288,9 @@ async def test_a_tool_call_that_needs_a_person_is_denied_in_a_pipe(tmp_path: Pat
     assert errors == "chatserver chat: time.get_current_time needs an approval and is denied\n"
 
 
-async def test_ctrl_c_in_a_pipe_stops_the_answer_at_the_server(server: ServerProcess) -> None:
+async def test_ctrl_c_in_a_pipe_stops_the_answer_at_the_server(address: str, session_id: str) -> None:
     """Nobody pays for an answer that nobody waits for."""
-    async with piped(server.base_url, "--session", "s") as process, Checker(server.base_url) as checker:
+    async with piped(address, "--session", session_id) as process, Checker(address) as checker:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"/tokens 100000 every 20")
@@ -291,15 +299,15 @@ async def test_ctrl_c_in_a_pipe_stops_the_answer_at_the_server(server: ServerPro
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(30):
             assert await process.wait() == 130
-        state = await checker.state("s")
+        state = await checker.state(session_id)
 
     assert state["is_processing"] is False
     assert state["messages"][-1]["status"] == "interrupted"
 
 
-async def test_a_reader_that_leaves_early_is_no_crash(server: ServerProcess) -> None:
+async def test_a_reader_that_leaves_early_is_no_crash(address: str) -> None:
     """`chatserver chat | head -c 5`: no traceback."""
-    async with piped(server.base_url) as process:
+    async with piped(address) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"/tokens 2000 every 1")
@@ -319,7 +327,7 @@ def test_conversation_takes_unknown_events_and_unknown_messages() -> None:
     """Later servers say more; a message outside the window is not an error."""
     conversation = Conversation()
     for event in (
-        {"type": "of.tomorrow", "session_id": "s"},
+        {"type": "of.tomorrow", "session_id": session_id},
         {"type": "text.delta", "message_id": "unknown", "text": "x", "turn_id": "t"},
         {"type": "tool.returned", "message_id": "unknown", "call_id": "c", "result": {}, "turn_id": "t"},
         {"type": "turn.ended", "message_id": "unknown", "outcome": "completed", "turn_id": "t"},

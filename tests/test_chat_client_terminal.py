@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -16,20 +15,16 @@ from pathlib import Path
 import pytest
 
 from chatserver.chat_client import SessionClient
-from tests.chat_pty import Screen
+from tests.chat_pty import Screen, serving
 from tests.checker import Checker
 from tests.server import ServerProcess
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server for all tests here that do not harm it, with the scripted agent, which does what a message says."""
-    child = ServerProcess(tmp_path_factory.mktemp("server") / "data")
-    argv = [sys.executable, "-m", "chatserver", "serve", "--port", "0", "--data-dir", str(child.data_dir)]
-    with subprocess.Popen(argv, env=child.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().decode().split()[-1]
-        process.kill()
+    """A server for all tests here that do not harm it."""
+    with serving(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture
