@@ -10,10 +10,10 @@ It owns no session (session_manager.py), runs no turn (turns.py) and knows no HT
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
@@ -218,7 +218,6 @@ class SessionService:
         model: str | None = None,
         client_message_id: str | None = None,
         on_busy: OnBusy = "queue",
-        metadata: Mapping[str, Any] = NO_METADATA,
     ) -> str:
         """L2: commit a message and start or queue its turn; returns the turn's id at once.
 
@@ -229,7 +228,15 @@ class SessionService:
             await self.switch_model(live, model)
         return await self._turns.send(
             live,
-            NewTurn(text, caller.principal, client_message_id, on_busy, self._expiry(caller), metadata),
+            NewTurn(
+                text,
+                caller.principal,
+                client_message_id,
+                on_busy,
+                self._expiry(caller),
+                # A page that lost the answer to its POST finds its own message by this, however late.
+                NO_METADATA if client_message_id is None else {"client_message_id": client_message_id},
+            ),
         )
 
     async def add_system_message(self, caller: Caller, live: LiveSession, text: str) -> Message:

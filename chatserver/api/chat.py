@@ -86,6 +86,12 @@ async def mcp_command(request: web.Request) -> web.Response:
 
 
 async def models(request: web.Request) -> web.Response:
-    """`GET /api/models`: the catalogue, without its keys."""
+    """`GET /api/models`: the catalogue, without its keys, and what a message may be."""
     app = services(request)
-    return json_response({"models": app.catalog.models(), "default_model": app.catalog.default_id()})
+    return json_response(
+        {
+            "models": app.catalog.models(),
+            "default_model": app.catalog.default_id(),
+            "max_message_chars": app.settings.max_message_chars,
+        }
+    )

@@ -95,6 +95,7 @@ async def test_a_retry_with_the_same_client_message_id_is_harmless(api: Api) -> 
     _, ended, _ = await api.post("/api/chat", message="/hang", session_id="s", client_message_id="m1")
     assert ended["turn_id"] == first["turn_id"]
     assert ended["message_count"] == 2
+    assert ended["messages"][0]["metadata"] == {"client_message_id": "m1"}
     assert ended["is_processing"] is False
 
 
@@ -264,6 +265,7 @@ async def test_models_are_listed_without_keys(api: Api) -> None:
     status, body, _ = await api.get("/api/models")
     assert status == 200
     assert body["default_model"] == "scripted"
+    assert body["max_message_chars"] == 32_000
     assert "scripted" in [m["id"] for m in body["models"]]
 
 
