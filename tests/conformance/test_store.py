@@ -374,9 +374,10 @@ async def test_a_queued_turn_does_not_start_while_another_runs(store: Store) -> 
     waiting = queued("next")
     await store.enqueue_turn(KEY, waiting, first=False, expires_at=EXPIRES, now=NOW)
 
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as refused:
         await store.start_turn(start_queued(KEY, waiting, running.answer.id))
 
+    assert refused.value.narrow_code == "busy"
     loaded = await store.load(KEY, 10)
     assert loaded is not None
     assert loaded.queue == (waiting,)
@@ -395,6 +396,16 @@ async def test_a_turn_that_is_not_queued_cannot_start_as_queued(store: Store) ->
             await store.start_turn(start_queued(KEY, turn, None))
 
     assert await store.load(KEY, 10) == before
+
+
+async def test_starting_a_queued_turn_makes_no_session(store: Store) -> None:
+    """Where its session was deleted meanwhile, it is gone, whatever record the caller still holds."""
+    turn = replace(start_queued(KEY, queued("next"), None), create=record())
+
+    with pytest.raises(NotFound):
+        await store.start_turn(turn)
+
+    assert await store.record(KEY) is None
 
 
 async def test_a_withdrawn_turn_is_gone_and_its_client_message_id_stays_used(store: Store) -> None:
@@ -624,8 +635,10 @@ async def test_a_turn_that_a_crash_left_running_becomes_interrupted_with_what_it
     await store.enqueue_turn(KEY, queued("waits"), first=False, expires_at=EXPIRES, now=NOW)
     call = {"id": "call-1", "server": "time", "name": "now", "arguments": {"a": 1}, "offset": 6, "result": None}
     result = {"id": "call-1", "result": {"content": "12:00", "is_error": False}}
+    unanswered = {**call, "id": "call-2"}
     await store.checkpoint([chunk(turn, 0, ("reasoning", "hm"), ("text", "It is ")), chunk(turn, 1, ("call", call))])
-    await store.checkpoint([chunk(turn, 2, ("result", result), ("text", "no"), ("text", "on"), ("reasoning", "!"))])
+    await store.checkpoint([chunk(turn, 2, ("call", unanswered), ("result", result), ("text", "no"))])
+    await store.checkpoint([chunk(turn, 3, ("text", "on"), ("reasoning", "!"))])
 
     found = await store.recover(LATER)
 
@@ -634,10 +647,11 @@ async def test_a_turn_that_a_crash_left_running_becomes_interrupted_with_what_it
     assert loaded is not None
     answer = loaded.messages[-1]
     assert (answer.content, answer.reasoning, answer.status) == ("It is noon", "hm!", "interrupted")
-    [stored_call] = answer.tool_calls
+    stored_call, second_call = answer.tool_calls
     assert (stored_call.name, stored_call.arguments, stored_call.offset) == ("now", {"a": 1}, 6)
     assert stored_call.result is not None
     assert (stored_call.result.content, stored_call.result.is_error) == ("12:00", False)
+    assert second_call.result is None
     assert loaded.record.fence == 2
     assert (loaded.record.message_count, len(loaded.queue)) == (2, 1)
     await start_it(store, start_queued(KEY, loaded.queue[0], answer.id))

@@ -1,0 +1,89 @@
+"""What the protocol cannot show: that nothing is left behind in the tables."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from chatserver.config import Settings
+from chatserver.store.base import Chunk, StartTurn
+from chatserver.store.sql import SqlStore, open_store
+from tests.store.build import EXPIRES, KEY, NOW, finish, queued, start
+
+TABLES = ("sessions", "messages", "turns", "turn_chunks")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    opened = await open_store(Settings(data_dir=tmp_path / "data"))
+    yield opened
+    await opened.close()
+
+
+async def rows(store: SqlStore, *tables: str) -> list[int]:
+    return await store._reader.submit(
+        lambda tx: [tx.connection.execute(f"SELECT count(*) FROM {table}", ()).fetchone()[0] for table in tables]
+    )
+
+
+async def running(store: SqlStore) -> StartTurn:
+    """A turn with a checkpoint."""
+    turn = start(create=True)
+    await store.start_turn(turn)
+    await store.checkpoint([chunk_of(turn)])
+    assert await rows(store, "turn_chunks") == [1]
+    return turn
+
+
+def chunk_of(turn: StartTurn) -> Chunk:
+    return Chunk(turn.key, turn.turn_id, 0, orjson.dumps([["text", "partial"]]))
+
+
+async def test_an_ended_turn_leaves_no_chunks(store: SqlStore) -> None:
+    """Not even a checkpoint that comes after the end."""
+    turn = await running(store)
+
+    await store.finish_turn(finish(turn))
+    assert await rows(store, "turn_chunks") == [0]
+    await store.checkpoint([chunk_of(turn)])
+
+    assert await rows(store, "turn_chunks") == [0]
+
+
+async def test_recovery_leaves_no_chunks(store: SqlStore) -> None:
+    """What they held is in the answer now."""
+    await running(store)
+
+    await store.recover(NOW)
+
+    assert await rows(store, "turn_chunks") == [0]
+
+
+async def test_a_deleted_session_leaves_no_rows(store: SqlStore) -> None:
+    """Only its last fence is remembered."""
+    await running(store)
+    await store.enqueue_turn(KEY, queued("waits", "c-1"), first=False, expires_at=EXPIRES, now=NOW)
+
+    await store.delete_session(KEY)
+
+    assert await rows(store, *TABLES) == [0, 0, 0, 0]
+    assert await rows(store, "deleted_sessions") == [1]
+
+
+async def test_a_withdrawn_message_leaves_no_text(store: SqlStore) -> None:
+    """Who takes a message back does not want it kept; only its turn's id stays, for its client_message_id."""
+    await running(store)
+    turn = queued("a secret that was pasted by mistake", "c-1")
+    await store.enqueue_turn(KEY, turn, first=False, expires_at=EXPIRES, now=NOW)
+
+    await store.withdraw_turn(KEY, turn.turn_id)
+
+    left = await store._reader.submit(
+        lambda tx: tx.connection.execute(
+            "SELECT message, state FROM turns WHERE turn_id = ?", (turn.turn_id,)
+        ).fetchall()
+    )
+    assert left == [(None, "withdrawn")]
