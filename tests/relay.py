@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 class Relay:
     """A listening relay.
 
-    `pace_bytes` are passed to the client every `pace_seconds`; `lost_at` are the times (seconds since the epoch) at which a client went
-    away before the upstream had said everything.
+    `pace_bytes` are passed to the client every `pace_seconds`; `lost_at` are the times (seconds since the epoch) at
+    which a client went away before the upstream had said everything.
     """
 
     port: int
