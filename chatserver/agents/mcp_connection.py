@@ -13,7 +13,6 @@ Does not own: which connections there are, when one is made anew (mcp_tools), ho
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -29,6 +28,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 import chatserver
 from chatserver.agents.mcp_content import tool_error
+from chatserver.agents.mcp_quiet import quiet
 from chatserver.config import McpServerConfig
 from chatserver.errors import ToolError
 from chatserver.tasks import Supervisor
@@ -60,6 +60,7 @@ class Connection:
             ToolError.
         starts: bounds how many connections to this server are opening at once.
         may_start: raises ToolError where, by the time it is its turn, opening has become pointless.
+        on_lost: called once when it fails, with its `error` set; not where it is closed.
         on_end: called once when nothing of the connection is left.
         on_idle: called when nobody waits for it any more.
         on_tools_changed: called whenever the server tells that its tools have changed.
@@ -73,6 +74,7 @@ class Connection:
         *,
         starts: asyncio.Semaphore,
         may_start: Callable[[], None],
+        on_lost: Callable[[Connection], None],
         on_end: Callable[[Connection], None],
         on_idle: Callable[[], None],
         on_tools_changed: Callable[[], None],
@@ -81,7 +83,6 @@ class Connection:
         self._now = loop.time
         self.state: State = "connecting"
         self.error: str | None = None
-        self.attempted = False
         self.connected_at: float | None = None
         self.last_used = self._now()
         self.announces_tools = False
@@ -89,7 +90,9 @@ class Connection:
         self._make_transport = make_transport
         self._starts = starts
         self._starting = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._may_start = may_start
+        self._on_lost = on_lost
         self._on_end = on_end
         self._on_idle = on_idle
         self._on_tools_changed = on_tools_changed
@@ -162,6 +165,9 @@ class Connection:
             self.error = why
             self.state = "closing"
             self._scope.cancel()
+            self._on_lost(self)
+            if not self._ready.done():
+                self._ready.set_exception(self._gone())
 
     async def close(self) -> None:
         """End it and wait until nothing of it is left; idempotent. Cancelling only stops the waiting."""
@@ -173,28 +179,32 @@ class Connection:
         await asyncio.wait([self._owner])
 
     async def _own(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             with self._scope:
                 await self._starts.acquire()
                 self._starting = True
-                self._may_start()
-                self.attempted = True
-                self._scope.deadline = anyio.current_time() + self._config.start_timeout_seconds
+                try:
+                    self._may_start()
+                except ToolError as error:  # no failure of its own
+                    self._ready.set_exception(error)
+                    return
+                self._deadline = loop.call_later(
+                    self._config.start_timeout_seconds,
+                    self.lose,
+                    f"it did not start within {self._config.start_timeout_seconds:g} s",
+                )
                 async with Client(
-                    self._make_transport(self.lose),
+                    quiet(self._make_transport(self.lose)),
                     cache=None,  # what is kept is kept where it is used
                     message_handler=self._on_message,
                     client_info=types.Implementation(name="chatserver", version=chatserver.__version__),
                 ) as client:
-                    self._scope.deadline = math.inf
                     self._started(client)
                     await self._serve(client)
                     self._scope.deadline = anyio.current_time() + CLOSE_SECONDS
-            if self._scope.cancelled_caught and self.state == "connecting" and self.error is None:
-                self.error = f"it did not start within {self._config.start_timeout_seconds:g} s"
         except Exception as error:  # border: what server, transport or SDK throw ends this one alone
-            if self.state != "closing":
-                self.error = self.error or reason(error)
+            self.lose(reason(error))
 
     def _started(self, client: Client) -> None:
         self._release_start()
@@ -206,6 +216,8 @@ class Connection:
             self._ready.set_result(None)
 
     def _release_start(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._starting:
             self._starting = False
             self._starts.release()

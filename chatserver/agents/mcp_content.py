@@ -188,6 +188,7 @@ def tool_error(error: Exception, server: str) -> ToolError:
 BROKEN_ANSWER = -32099
 
 _CODES = {
+    types.CONNECTION_CLOSED: "server_failed",
     types.INVALID_PARAMS: "bad_arguments",
     types.METHOD_NOT_FOUND: "not_supported",
     types.PARSE_ERROR: "server_failed",

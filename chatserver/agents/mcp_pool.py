@@ -32,6 +32,9 @@ from chatserver.tasks import Supervisor
 # Connections to one server that open at once: a start is a process and half a second of CPU.
 STARTS_AT_ONCE = 4
 
+# A connection's own start timeout, which is told better, comes first.
+PATIENCE_SLACK_SECONDS = 0.5
+
 Key = tuple[str, str]
 ConnectingHandler = Callable[[Key, bool], None]
 
@@ -165,7 +168,7 @@ class Pool:
         with self._telling(key):
             connection: Connection | None = None
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(patience + PATIENCE_SLACK_SECONDS):
                     connection = await self._opened(place)
                     await connection.ready()
                     return connection
@@ -210,6 +213,7 @@ class Pool:
             self._supervisor,
             starts=place.server.starts,
             may_start=place.server.health.check,
+            on_lost=self._lost,
             on_end=self._ended,
             on_idle=self._room.set,
             on_tools_changed=place.forget_tools,
@@ -226,14 +230,16 @@ class Pool:
             place.connection = None
             place.forget_tools()
         self._room.set()
-        if connection.error is None or not connection.attempted:
-            return
-        self._log.warning("mcp_lost", server=place.server.config.name, reason=connection.error)
+
+    def _lost(self, connection: Connection) -> None:
+        place = self._open[connection]
+        error = connection.error or "it failed"
+        self._log.warning("mcp_lost", server=place.server.config.name, reason=error)
         if connection.connected_at is None:
-            place.server.health.failed(connection.error)
+            place.server.health.failed(error)
         else:
             # What one session does to its connection is no reason to keep others from theirs.
-            place.health.failed(connection.error, connection.served_seconds)
+            place.health.failed(error, connection.served_seconds)
 
     @contextmanager
     def _telling(self, key: Key) -> Iterator[None]:
