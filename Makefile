@@ -101,7 +101,7 @@ wheel: .venv/dev.stamp web/dist/index.html ## Build a wheel with the page inside
 
 .PHONY: clean
 clean: ## Remove what was built and installed here; data/ stays
-	rm -rf .venv build dist web/dist web/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv build dist web/dist web/node_modules .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- what the targets above stand on ----------------------------------------------------------------------------------
