@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -273,10 +273,11 @@ class SessionService:
             raise NotFound(f"no approval {approval_id!r} is waiting", code="approval_not_found")
 
     async def tell_connecting(self, key: SessionKey, connecting: bool) -> None:
-        """Show tabs that the session's tool servers are being connected."""
+        """Show tabs that the session's tool servers are being connected; nothing where it is not live."""
         live = self._manager.peek(key)
-        if live is not None and live.state.is_connecting_mcp != connecting and not live.removed:
-            await self._turns.update(live, {}, {"is_connecting_mcp": connecting})
+        if live is not None:
+            with suppress(NotFound):  # deleted meanwhile
+                await self._turns.update(live, {}, {"is_connecting_mcp": connecting})
 
     def check_subscribers(self, live: LiveSession) -> None:
         """V7: raises RateLimited where the session has all the streams it may have."""

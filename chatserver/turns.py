@@ -551,7 +551,7 @@ class TurnRunner:
         """Change the session's record and tell it.
 
         Args:
-            changes: columns of the record; empty for a change that only tabs see.
+            changes: columns of the record; empty for a change that only tabs see, which is none where they see it.
             told: the fields of `session.updated`.
         """
         await self.protect(live, self._update(live, changes, told), "update")
@@ -559,6 +559,9 @@ class TurnRunner:
     async def _update(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
         async with live.lock:
             self._check_there(live)
+            # Looked at only now: what waited for the lock may have been asked for to undo what is told just before.
+            if not changes and all(getattr(live.state, name) == value for name, value in told.items()):
+                return
             settings = _settings_of(live)
             await self._new_fence(live, changes)
             live.append(ev.SessionUpdated(live.key.session_id, settings | dict(told)))
