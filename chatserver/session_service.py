@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
@@ -197,8 +197,11 @@ class SessionService:
         """
         self._check_model(model)
         if live.record.model != model:
-            told = {"model": model, "missing_api_key": self._models.missing_api_key(model)}
-            await self._turns.update(live, {"model": model}, told)
+            await self._turns.update(live, {"model": model}, self._switched(model))
+
+    def _switched(self, model: str) -> dict[str, Any]:
+        """What tabs are told of a switch to that model."""
+        return {"model": model, "missing_api_key": self._models.missing_api_key(model)}
 
     def _check_model(self, model: str) -> None:
         known = self._models.ids()
@@ -224,8 +227,8 @@ class SessionService:
         Raises: InvalidFields (blank), TooLarge, and what TurnRunner.send raises; nothing is accepted then.
         """
         self._check_text(text)
-        if model is not None and model != live.record.model:
-            await self.switch_model(live, model)
+        if model is not None:
+            self._check_model(model)
         return await self._turns.send(
             live,
             NewTurn(
@@ -236,6 +239,7 @@ class SessionService:
                 self._expiry(caller),
                 # A page that lost the answer to its POST finds its own message by this, however late.
                 NO_METADATA if client_message_id is None else {"client_message_id": client_message_id},
+                None if model is None else self._switched(model),
             ),
         )
 

@@ -64,8 +64,8 @@ ResolveModel = Callable[[str | None], Entry]
 class NewTurn:
     """An accepted message.
 
-    `expires_at` (seconds since the epoch) is the session's expiry after this activity; `create` whether the session
-    may still have to be stored.
+    `expires_at` (seconds since the epoch) is the session's expiry after this activity. `switch` is what tabs are told
+    of a model that comes with the message: the session gets it when the message is accepted, not before.
     """
 
     text: str
@@ -74,6 +74,7 @@ class NewTurn:
     on_busy: OnBusy
     expires_at: float
     metadata: Mapping[str, Any]
+    switch: Mapping[str, Any] | None = None
 
 
 class TurnRunner:
@@ -176,18 +177,18 @@ class TurnRunner:
                 raise Draining()
             turn_id = self._clock.new_id()
             message = self._message("user", new.text, metadata=new.metadata)
-            if live.run is None and not live.queued:
+            idle = live.run is None and not live.queued
+            switch = new.switch if new.switch is not None and new.switch["model"] != live.record.model else None
+            # An idle session's start finds a repetition by itself, in the statement that commits it.
+            if new.client_message_id is not None and not (idle and switch is None):
+                known = await self._store.find_turn(live.key, new.client_message_id)
+                if known is not None:
+                    return known
+            self._check_room(live, new.on_busy, idle=idle)
+            if switch is not None:
+                await self._change(live, {"model": switch["model"]}, switch)
+            if idle:
                 return await self._start(live, turn_id, message, new.client_message_id, new.principal, new.expires_at)
-            if new.client_message_id is not None and (
-                known := await self._store.find_turn(live.key, new.client_message_id)
-            ):
-                return known
-            if new.on_busy == "reject" and live.run is not None:
-                raise Conflict("a turn is running in this session", code="busy")
-            if len(live.queued) >= self._settings.queue_limit:
-                raise RateLimited(
-                    f"{self._settings.queue_limit} messages are waiting in this session already", code="queue_full"
-                )
             if live.run is None:  # a queue that rests; the fence first, so that nothing is queued when there is none
                 await self._new_fence(live, {})
             first = new.on_busy == "interrupt"
@@ -207,6 +208,17 @@ class TurnRunner:
             elif first:
                 live.run.finish("interrupted")
             return turn_id
+
+    def _check_room(self, live: LiveSession, on_busy: OnBusy, *, idle: bool) -> None:
+        if idle:
+            if len(self._runs) >= self._settings.max_running_turns:
+                raise Unavailable("too many turns are running on this server", code="too_many_turns")
+        elif on_busy == "reject" and live.run is not None:
+            raise Conflict("a turn is running in this session", code="busy")
+        elif len(live.queued) >= self._settings.queue_limit:
+            raise RateLimited(
+                f"{self._settings.queue_limit} messages are waiting in this session already", code="queue_full"
+            )
 
     def _message(self, role: Literal["user", "system", "assistant"], text: str, **fields: Any) -> Message:
         """A fresh message behind everything said so far; its parent is set when it enters the branch."""
@@ -234,8 +246,6 @@ class TurnRunner:
         queued: bool = False,
     ) -> str:
         """Commit the start of a turn and run it; the lock is held."""
-        if not queued and len(self._runs) >= self._settings.max_running_turns:
-            raise Unavailable("too many turns are running on this server", code="too_many_turns")
         await self._settle_unsaved(live)
         entry = self._resolve_model(live.record.model)
         user_message = replace(user_message, parent_id=live.state.leaf_id())
@@ -562,10 +572,14 @@ class TurnRunner:
             # Looked at only now: what waited for the lock may have been asked for to undo what is told just before.
             if not changes and all(getattr(live.state, name) == value for name, value in told.items()):
                 return
-            settings = _settings_of(live)
-            await self._new_fence(live, changes)
-            live.append(ev.SessionUpdated(live.key.session_id, settings | dict(told)))
-            self._manager.remeasure(live)
+            await self._change(live, changes, told)
+
+    async def _change(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        """Commit changes of the record and tell them; the lock is held."""
+        settings = _settings_of(live)
+        await self._new_fence(live, changes)
+        live.append(ev.SessionUpdated(live.key.session_id, settings | dict(told)))
+        self._manager.remeasure(live)
 
     async def _new_fence(self, live: LiveSession, changes: Mapping[str, Any]) -> None:
         """Commit changes, under a fence of their own while no turn runs; the lock is held."""
