@@ -26,6 +26,7 @@ export default defineConfig({
   },
   test: {
     environment: "jsdom",
+    setupFiles: ["src/lib/__tests__/setup.ts"],
     include: ["src/**/*.test.ts"],
     restoreMocks: true,
     // The properties take seconds, and more on a machine that does other things beside.

@@ -73,7 +73,7 @@ export interface SendOptions {
   readonly on_busy?: "queue" | "reject" | "interrupt" | undefined;
 }
 
-export const NO_MODELS: ModelCatalogue = { ids: [], defaultId: null };
+export const NO_MODELS: ModelCatalogue = { ids: [], defaultId: null, maxMessageChars: null };
 
 export class Api {
   readonly #base: string;
@@ -235,10 +235,11 @@ function retryAfter(value: string | null): number | null {
 }
 
 function readModels(answer: unknown): ModelCatalogue {
-  const { models, default_model } = answer as { models?: unknown; default_model?: unknown };
+  const { models, default_model, max_message_chars } = answer as Record<string, unknown>;
   if (!Array.isArray(models)) return NO_MODELS;
   return {
     ids: models.flatMap((m: { id?: unknown } | null) => (typeof m?.id === "string" ? [m.id] : [])),
     defaultId: typeof default_model === "string" ? default_model : null,
+    maxMessageChars: typeof max_message_chars === "number" ? max_message_chars : null,
   };
 }

@@ -1,7 +1,7 @@
 // Markdown of an answer that is still growing, as blocks that keep still once they are settled.
 //
-// Only the last two blocks of a text can still change when something is appended, so only they are read again; a block
-// whose source did not change is the same object as before, and its component does nothing. When the text is complete
+// Only the last two blocks behind a blank line can still change when something is appended, so only they are read again; a
+// block whose source did not change is the same object as before, and its component does nothing. When the text is complete
 // it is read once more as a whole, so what stands in the end never depends on how it came.
 // Making HTML safe is sanitize.ts's work; every block's HTML has been through it.
 
@@ -13,7 +13,6 @@ import { texts } from "./texts.ts";
 export type Block =
   | { readonly kind: "html"; readonly raw: string; readonly html: string }
   | { readonly kind: "code"; readonly raw: string; readonly language: string; readonly code: string };
-
 
 /** Tags that models write inside Markdown and that mean nothing but their look; other HTML is shown as text. */
 const INLINE_HTML = /^<\/?(?:br|sub|sup|kbd|mark|u|s|b|i|em|strong)\s*\/?>$/i;
@@ -83,7 +82,7 @@ export class MarkdownBlocks {
       return block(token, redefined && token.raw.includes("]") ? undefined : old);
     });
     this.#blocks = [...before.slice(0, this.#settled), ...fresh];
-    if (!done) this.#settle(source, tokens, links);
+    if (!done) this.#settle(source, tokens);
     return this.#blocks;
   }
 
@@ -93,16 +92,21 @@ export class MarkdownBlocks {
     this.#links = {};
   }
 
-  #settle(source: string, tokens: readonly Token[], links: Links): void {
+  #settle(source: string, tokens: readonly Token[]): void {
     const solid = tokens.flatMap((token, i) => (token.type === "space" ? [] : [i]));
-    const cut = solid.at(-2);
-    if (cut === undefined || cut === 0) return;
+    let cut = solid.at(-2) ?? 0;
+    // Only behind a blank line: without one, three blocks can still become one (a marker that turns out to be text
+    // joins the paragraph before it with the line behind it).
+    while (cut > 0 && !/\n[ \t]*\n[ \t]*$/.test(tokens[cut - 1]!.raw)) cut--;
+    if (cut === 0) return;
     const settling = tokens.slice(0, cut);
-    const text = this.#settledText + settling.map((t) => t.raw).join("");
+    const settlingText = settling.map((t) => t.raw).join("");
+    const text = this.#settledText + settlingText;
     if (!source.startsWith(text)) return; // the lexer rewrote something: leave it to be read again
     this.#settledText = text;
     this.#settled += settling.filter(isShown).length;
-    this.#links = { ...links };
+    // Only what is defined in them: a definition in the last blocks may still turn out to be none.
+    this.#links = { ...lex(settlingText, this.#links).links };
   }
 }
 

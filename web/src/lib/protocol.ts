@@ -145,6 +145,8 @@ export interface ModelCatalogue {
   readonly ids: readonly string[];
   /** The model of sessions that name none. */
   readonly defaultId: string | null;
+  /** Code points that a message may have; null where the server does not tell. */
+  readonly maxMessageChars: number | null;
 }
 
 /** Reads the data of one frame. Null where it is no event at all; an unknown `type` is passed on as it is. */

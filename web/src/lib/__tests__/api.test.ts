@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
-import { Api, ApiError } from "../api.ts";
+import { Api, ApiError, NO_MODELS } from "../api.ts";
 
 let respond: (request: IncomingMessage, response: ServerResponse) => void;
 const requests: { method: string; url: string; headers: IncomingMessage["headers"]; body: string }[] = [];
@@ -107,7 +107,7 @@ describe("Api", () => {
 
   it("offers no models where the server has no such endpoint", async () => {
     json(404, { code: "not_found", title: "Not found" });
-    expect(await api.models()).toEqual({ ids: [], defaultId: null });
+    expect(await api.models()).toEqual(NO_MODELS);
     json(200, { models: [{ id: "tiny", kind: "openai" }, { id: "docs" }, { nonsense: true }], default_model: "tiny" });
     expect(await api.models()).toEqual({ ids: ["tiny", "docs"], defaultId: "tiny" });
   });

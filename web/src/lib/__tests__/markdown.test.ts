@@ -93,6 +93,15 @@ describe("a growing text", () => {
     );
   });
 
+  it("forgets a definition that turned out to be none", () => {
+    const growing = new MarkdownBlocks();
+    let source = "";
+    for (const next of ["# ", "| a | b |\n|---|---|\n| c | d |\n", "1. ", "[a]: https://a.test", "# ", "# "]) {
+      source += next;
+      expect(growing.update(source, false), source).toEqual(new MarkdownBlocks().update(source, false));
+    }
+  });
+
   it("keeps the very objects of settled blocks", () => {
     const growing = new MarkdownBlocks();
     const before = growing.update("One.\n\nTwo.\n\nThree.\n\nFo", false);
