@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -63,22 +64,36 @@ async def over_stdio(open_hub: OpenHub, npm: Npm) -> Hub:
 @pytest.fixture
 async def everything_url(npm: Npm) -> AsyncIterator[str]:
     """server-everything over streamable HTTP, on a free port."""
+    port = _free_port()
+    async with _at_port(*npm.command("everything", "streamableHttp"), port=port, ready=b"listening"):
+        yield f"http://127.0.0.1:{port}/mcp"
+
+
+def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        port: int = found.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def _at_port(*command: str, port: int, ready: bytes) -> AsyncIterator[None]:
+    """A server process that has said on stderr that it is ready; killed at the end."""
     server = await asyncio.create_subprocess_exec(
-        *npm.command("everything", "streamableHttp"),
-        env={"PORT": str(port)},
+        *command,
+        env={"PORT": str(port), "PATH": os.defpath},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert server.stderr is not None
-    async with asyncio.timeout(20):
-        while b"listening" not in await server.stderr.readline():
-            assert server.returncode is None
-    yield f"http://127.0.0.1:{port}/mcp"
-    server.kill()
-    await server.communicate()
+    try:
+        assert server.stderr is not None
+        async with asyncio.timeout(20):
+            while ready not in await server.stderr.readline():
+                assert server.returncode is None
+        yield
+    finally:
+        server.kill()
+        await server.communicate()
 
 
 @pytest.fixture
@@ -168,36 +183,56 @@ async def test_everything_has_resources_and_prompts(everything: Hub) -> None:
 @npm_servers
 async def test_everything_over_http_comes_back_after_its_restart(open_hub: OpenHub, npm: Npm) -> None:
     """The server is killed and started again at its address: one call fails, and those after it work."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = _free_port()
+    command = npm.command("everything", "streamableHttp")
     hub = open_hub(McpServerConfig(name="all", url=f"http://127.0.0.1:{port}/mcp"))
 
-    async def start() -> asyncio.subprocess.Process:
-        argv = npm.command("everything", "streamableHttp")
-        server = await asyncio.create_subprocess_exec(
-            *argv, env={"PORT": str(port)}, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-        assert server.stderr is not None
-        async with asyncio.timeout(20):
-            while b"listening" not in await server.stderr.readline():
-                assert server.returncode is None
-        return server
-
-    server = await start()
-    assert await hub.text("echo", {"message": "one"}, at="all") == "Echo: one"
-    server.kill()
-    await server.communicate()
+    async with _at_port(*command, port=port, ready=b"listening"):
+        assert await hub.text("echo", {"message": "one"}, at="all") == "Echo: one"
     with pytest.raises(ToolError) as failed:
         await hub.text("echo", {"message": "two"}, at="all")
     assert failed.value.narrow_code == "server_failed"
     assert await hub.status("all") == "failed"
 
-    server = await start()
-    assert await hub.text("echo", {"message": "three"}, at="all") == "Echo: three"
-    await hub.servers.close()
-    server.kill()
-    await server.communicate()
+    async with _at_port(*command, port=port, ready=b"listening"):
+        assert await hub.text("echo", {"message": "three"}, at="all") == "Echo: three"
+        await hub.servers.close()
+
+
+# --- the newest protocol ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["stdio", "http"])
+async def test_the_newest_protocol_tells_of_changes_and_is_cancelled(open_hub: OpenHub, way: str) -> None:
+    """2026-07-28: changes come to those who listen, and a cancelled call ends at the server."""
+    port = _free_port()
+    async with AsyncExitStack() as stack:
+        command = (sys.executable, str(Path(__file__).with_name("modern_server.py")))
+        if way == "http":
+            await stack.enter_async_context(_at_port(*command, str(port), port=port, ready=b"running on"))
+            config = McpServerConfig(name="modern", url=f"http://127.0.0.1:{port}/mcp", scope="shared")
+        else:
+            config = McpServerConfig(name="modern", command=command)
+        hub = open_hub(config)
+        assert {tool.name for tool in await hub.servers.list_tools(ANNA)} == {"change", "hang", "seen"}
+
+        await hub.text("change", at="modern")
+        async with asyncio.timeout(5):
+            while "brand_new" not in {tool.name for tool in await hub.servers.list_tools(ANNA)}:
+                await asyncio.sleep(0.005)
+        assert "new" in await hub.text("brand_new", at="modern")
+
+        started = asyncio.Event()
+        call = asyncio.ensure_future(hub.servers.call_tool(ANNA, "modern", "hang", {}, lambda *_: started.set()))
+        async with asyncio.timeout(5):
+            await started.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(5):
+            while "hang" not in await hub.text("seen", at="modern"):
+                pass
+        await hub.servers.close()
 
 
 # --- memory, filesystem -----------------------------------------------------------------------------------------------
