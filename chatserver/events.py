@@ -198,7 +198,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     for cls in Event.__args__  # a union's members
 }
 # Left out of the JSON where there is nothing to tell.
-_OPTIONAL = frozenset({"usage", "error", "total", "turn_id"})
+_OPTIONAL = frozenset({"usage", "error", "total", "text", "turn_id"})
 
 
 def wire(event: Event) -> dict[str, Any]:

@@ -129,6 +129,8 @@ def _index(state: Json, message_id: str) -> int | None:
 def _find(state: Json, event: Json) -> Json:
     at = _index(state, event["message_id"])
     if at is None:
+        if state["has_more"]:  # pushed out of the window while it ran: what happens to it now nobody sees
+            return {"status": "streaming", "content": "", "reasoning": "", "tool_calls": []}
         raise CannotApply(f"{event['type']} of message {event['message_id']}, which is not there")
     message: Json = state["messages"][at]
     return message
@@ -142,10 +144,13 @@ def _running(state: Json, event: Json) -> Json:
 
 
 def _call(state: Json, event: Json) -> Json:
-    for call in _running(state, event)["tool_calls"]:
+    message = _running(state, event)
+    for call in message["tool_calls"]:
         if call["id"] == event["call_id"]:
             found: Json = call
             return found
+    if "id" not in message:
+        return {}
     raise CannotApply(f"{event['type']} of call {event['call_id']}, which was never made")
 
 
