@@ -58,6 +58,6 @@ class RateLimiter:
 
     def _forget(self, now: float) -> None:
         self._full_at = {k: v for k, v in self._full_at.items() if v > now}
-        if len(self._full_at) >= MAX_KEYS:
-            keep = sorted(self._full_at.items(), key=lambda item: item[1])[MAX_KEYS // 2 :]
+        if len(self._full_at) >= MAX_KEYS * 3 // 4:  # room for many, or a flood would pay for this with every hit
+            keep = sorted(self._full_at.items(), key=lambda item: item[1])[-(MAX_KEYS // 2) :]
             self._full_at = dict(keep)
