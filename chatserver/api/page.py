@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from chatserver.api.reading import VISITOR_COOKIE
+from chatserver.api.reading import VISITOR_COOKIE, is_secure
 from chatserver.api.services import services
 
 # A page many times ours; more is a wrong folder.
@@ -75,7 +75,7 @@ async def index(request: web.Request) -> web.Response:
     if cookie is None or visitors.read(cookie) is None:
         _, value = visitors.new()
         response.set_cookie(
-            VISITOR_COOKIE, value, max_age=YEAR_SECONDS, httponly=True, samesite="Lax", secure=request.secure, path="/"
+            VISITOR_COOKIE, value, max_age=YEAR_SECONDS, httponly=True, samesite="Lax", secure=is_secure(request), path="/"
         )
     return response
 

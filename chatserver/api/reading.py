@@ -118,6 +118,13 @@ def address_of(request: web.Request) -> str:
     return remote
 
 
+def is_secure(request: web.Request) -> bool:
+    """Whether the browser came by TLS: to us, or to a trusted proxy that says so."""
+    if (request.remote or "") in services(request).settings.trusted_proxies:
+        return request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower() == "https"
+    return request.secure
+
+
 def resume_point(request: web.Request) -> Position | None:
     """Where a stream is to resume (spec T3). Raises: InvalidRequest (`bad_event_id`)."""
     text = request.headers.get("Last-Event-ID", "") or request.query.get("last_event_id", "")

@@ -204,6 +204,14 @@ async def visitor(api: Api) -> dict[str, str]:
         return {"Cookie": f"chatserver_visitor={cookie.value}"}
 
 
+async def test_the_cookie_is_secure_where_the_browser_came_by_tls(serve: Serve) -> None:
+    """What a proxy says of TLS counts from a trusted one only."""
+    for trusted, secure in ((("127.0.0.1",), True), ((), "")):
+        api = await serve(trusted_proxies=trusted, database_url=":memory:")
+        async with api.http.get(api.url("/"), headers={"X-Forwarded-Proto": "https"}) as response:
+            assert response.cookies["chatserver_visitor"]["secure"] == secure
+
+
 async def test_a_visitors_session_is_its_own(api: Api) -> None:
     """S5: another visitor and a caller without identity get 403 on every route, the streams included."""
     mine, other = await visitor(api), await visitor(api)
