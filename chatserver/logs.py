@@ -1,7 +1,7 @@
 """Logs: JSON lines on standard error, one event a line.
 
 JSON escapes control characters, so hostile text cannot forge a line or drive a terminal. No bodies, no secrets, no
-session ids: what must be told about a session is its hash.
+session ids: a traceback names files, lines and functions, never the values of their variables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -21,7 +22,8 @@ def make_log(level: str) -> FilteringBoundLogger:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            # Without `show_locals=False` every frame's variables are logged: people's messages, keys, cookies.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False, use_rich=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -34,11 +36,13 @@ def make_log(level: str) -> FilteringBoundLogger:
 
 
 class _Forward(logging.Handler):
-    """Hands records of other libraries to structlog, without their arguments' own formatting of exceptions."""
+    """Hands records of other libraries to structlog, tracebacks too."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
         except (TypeError, ValueError):
             text = str(record.msg)
-        structlog.get_logger().log(record.levelno, "library", logger=record.name, text=text[:2000])
+        structlog.get_logger().log(
+            record.levelno, "library", logger=record.name, text=text[:2000], exc_info=record.exc_info
+        )
