@@ -28,7 +28,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         refuse_cross_site(request)
         return await handler(request)
     except ChatServerError as error:
-        return problems.response(error, request_id)
+        return _unless_begun(request, problems.response(error, request_id))
     except web.HTTPMethodNotAllowed as error:
         return problems.http_response(405, request_id, allow=", ".join(sorted(error.allowed_methods)))
     except web.HTTPException as error:
@@ -41,7 +41,17 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         services(request).log.error(
             "request_failed", request_id=request_id, route=route_of(request), method=request.method, exc_info=error
         )
-        return problems.internal(request_id)
+        return _unless_begun(request, problems.internal(request_id))
+
+
+def _unless_begun(request: web.Request, problem: web.Response) -> web.Response:
+    """The problem; where a stream has begun, a second head would be read as part of it: the connection is closed.
+
+    Raises: ConnectionError.
+    """
+    if request.writer.output_size > 0:
+        raise ConnectionError("the answer has begun already")
+    return problem
 
 
 def route_of(request: web.Request) -> str:
@@ -59,16 +69,25 @@ def refuse_cross_site(request: web.Request) -> None:
         return
     origin = request.headers.get("Origin")
     if origin is not None:
-        if urlsplit(origin).netloc == request.host or origin in services(request).settings.cors_origins:
+        if _host_of(origin) == request.host or origin in services(request).settings.cors_origins:
             return
     elif request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
         return
     raise Forbidden("a page of another site may not do this", code="cross_site")
 
 
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin; None where it is not one."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # e.g. an unclosed bracket
+        return None
+
+
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """`on_response_prepare`: headers of every answer, streams included."""
     headers = response.headers
+    headers["Server"] = "chatserver"  # aiohttp's own names the versions of what runs here
     headers["X-Content-Type-Options"] = "nosniff"
     if (request_id := request.get(REQUEST_ID)) is not None:
         headers["X-Request-ID"] = request_id

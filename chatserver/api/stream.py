@@ -219,8 +219,8 @@ async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
     if stream_id is not None and not SESSION_ID.fullmatch(stream_id):
         raise InvalidFields([FieldError(("stream",), "1 to 128 of A-Z a-z 0-9 . _ : -")])
     for session_id, _ in items:
-        async with app.sessions.open(caller, session_id, create="provisional"):
-            pass
+        async with app.sessions.open(caller, session_id, create="provisional") as live:
+            app.sessions.check_subscribers(live)
     with app.hub.place(caller.counted_as):
         response, connection = await _prepare(request, app)
         name = (caller.counted_as, stream_id) if stream_id is not None else None

@@ -185,6 +185,32 @@ async def test_what_is_not_http_is_answered_as_a_problem(api: Api, raw: bytes) -
     assert (await api.get("/health"))[0] == 200
 
 
+async def test_header_values_that_are_no_text_are_refused(api: Api) -> None:
+    """Bytes that are no UTF-8 in the visitor's cookie, and an origin that is no address, are bad input, not errors."""
+    _, _, headers = await api.get("/")
+    cookie = headers["Set-Cookie"].partition(";")[0].encode()
+    visitor_id = cookie.partition(b".")[0]
+    request = b"POST /api/interrupt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n%b\r\n"
+    for lines, expected in (
+        (b"Cookie: %b.\xff\xfe\r\n" % visitor_id, b"HTTP/1.1 200"),  # no visitor at all
+        (b"Cookie: %b\r\nOrigin: http://[\r\n" % cookie, b"HTTP/1.1 403"),
+    ):
+        reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
+        writer.write(request % lines)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith(expected), answer
+    assert "request_failed" not in api.log.getvalue()
+
+
+async def test_answers_do_not_name_the_versions_of_what_runs_here(api: Api) -> None:
+    """§11: no internals."""
+    _, _, headers = await api.get("/api/state")
+    assert headers["Server"] == "chatserver"
+
+
 async def test_a_chunked_body_that_breaks_off_is_no_crash(api: Api) -> None:
     """Half a chunk, then silence for good."""
     _, writer = await asyncio.open_connection(api.server.host, api.server.port)

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from chatserver.api import stream
+from chatserver.errors import NotFound
 from tests.api.conftest import Api, Serve
 from tests.checker import Checker
 
@@ -105,6 +107,35 @@ async def test_streams_are_capped_and_the_place_comes_back(serve: Serve) -> None
         while (again := await api.http.get(path)).status != 200:
             again.close()
     again.close()
+
+
+async def test_a_multiplexed_stream_is_refused_before_it_begins(serve: Serve) -> None:
+    """V7, T8: one session that has all its streams refuses the whole, with a status."""
+    api = await serve(max_streams_per_session=1)
+    async with api.http.get(api.url("/api/chat/stream?session_id=full")) as response:
+        await response.content.readuntil(b"\n\n")
+        async with asyncio.timeout(10):
+            status, problem, _ = await api.get("/api/stream?sessions=free,full")
+    assert (status, problem["code"]) == (429, "too_many_streams")
+
+
+async def test_an_error_inside_a_stream_ends_it_without_a_second_head(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A problem cannot be told any more once the stream has begun; its bytes must not stand in the stream."""
+
+    async def fail(*_: object) -> None:
+        raise NotFound("deleted while the headers went out")
+
+    monkeypatch.setattr(stream.Multiplex, "add", fail)
+    reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
+    writer.write(b"GET /api/stream?sessions=a HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.count(b"HTTP/1.1") == 1, answer
 
 
 async def test_pings_come_as_data(serve: Serve) -> None:
