@@ -248,7 +248,9 @@ class Settings(BaseSettings):
     max_body_bytes: Size = Field(1 << 20, description="a request's body; over it 413")
     max_header_bytes: Size = Field(16 << 10, description="one header line, and the request line")
     cors_origins: tuple[str, ...] = Field((), description="origins that may call from a browser; none by default")
-    trusted_proxies: tuple[str, ...] = Field((), description="addresses whose X-Forwarded-For and X-Forwarded-Proto are believed")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="addresses whose X-Forwarded-For and X-Forwarded-Proto are believed"
+    )
     drain_seconds: Seconds = Field(20, description="running turns may finish this long after SIGTERM (spec D3)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
 

@@ -75,7 +75,13 @@ async def index(request: web.Request) -> web.Response:
     if cookie is None or visitors.read(cookie) is None:
         _, value = visitors.new()
         response.set_cookie(
-            VISITOR_COOKIE, value, max_age=YEAR_SECONDS, httponly=True, samesite="Lax", secure=is_secure(request), path="/"
+            VISITOR_COOKIE,
+            value,
+            max_age=YEAR_SECONDS,
+            httponly=True,
+            samesite="Lax",
+            secure=is_secure(request),
+            path="/",
         )
     return response
 
