@@ -81,10 +81,9 @@ def add_message(session: Session, role: str, content: str) -> dict[str, Any]:
     return message
 
 
-async def answer(session: Session) -> None:
+async def answer(session: Session, turn_id: str) -> None:
     conversation = session.messages.copy()
     message = add_message(session, "assistant", "")
-    turn_id = str(uuid.uuid4())
     ids = {"turn_id": turn_id, "message_id": message["id"]}
     message["status"] = "streaming"
     session.publish({"type": "turn.started", **ids})
@@ -99,13 +98,14 @@ async def answer(session: Session) -> None:
 
 
 @app.post("/api/chat")
-async def chat(request: ChatRequest) -> dict[str, Any]:
+async def chat(request: ChatRequest) -> dict[str, str]:
     session = get_session(request.session_id)
     if session.task is not None:
         raise HTTPException(409, "still answering")
     add_message(session, "user", request.message)
-    session.task = asyncio.create_task(answer(session))
-    return session.state()
+    turn_id = str(uuid.uuid4())
+    session.task = asyncio.create_task(answer(session, turn_id))
+    return {"session_id": session.id, "turn_id": turn_id}
 
 
 @app.get("/api/state")

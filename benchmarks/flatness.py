@@ -22,7 +22,7 @@ async def _microseconds(plan: Plan, *, messages: int, others: int) -> float:
     """CPU microseconds per token in `BUSY` sessions."""
     ids = [f"busy-{n}" for n in range(BUSY)]
     async with running(CHATSERVER) as server, Load(server) as load:
-        await load.chat_all([f"other-{n}" for n in range(others)], "1", minimal=True)
+        await load.chat_all([f"other-{n}" for n in range(others)], "1")
         await load.open_streams(ids)
         for _ in range(messages // 2):
             await load.round(ids, "1")

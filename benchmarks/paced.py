@@ -43,7 +43,7 @@ async def _step(kind: Kind, sessions: int) -> _Step:
         starting = sessions / 400 + 3
         tokens = int((starting + WATCHED_SECONDS + 3) * 1000 / PACE_MS)
         try:
-            await load.chat_all(ids, f"{tokens} {PACE_MS}", minimal=True)
+            await load.chat_all(ids, f"{tokens} {PACE_MS}")
         except LoadError:
             return _Step(sessions, float("inf"), 1.0, carried=False)
         await asyncio.sleep(1.0)
