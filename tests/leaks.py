@@ -11,8 +11,11 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+Key = TypeVar("Key")
 
 # Closing is seldom instant: a TLS or subprocess transport ends a few turns of the loop after close() returns. On a
 # loaded machine that takes tens of milliseconds; a real leak waits for the whole of it, once.
@@ -24,7 +27,7 @@ _PROCESS_WIDE = ("/dev/", "/proc/", "/sys/", "/usr/", "/etc/", "/lib")
 _PROCESS_WIDE_ENDINGS = (".so", ".py", ".pyc", ".zip", ".ttf")
 
 
-def open_descriptors() -> dict[int, str]:
+def open_descriptors() -> dict[tuple[int, str], str]:
     """Every open descriptor of this process with what it points to, process-wide ones left out."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
@@ -33,7 +36,7 @@ def open_descriptors() -> dict[int, str]:
         except OSError:  # the listing's own descriptor, or one closed by a thread meanwhile
             continue
         if not target.startswith(_PROCESS_WIDE) and not target.endswith(_PROCESS_WIDE_ENDINGS):
-            found[int(name)] = target
+            found[int(name), target] = f"{name} -> {target}"
     return found
 
 
@@ -42,7 +45,7 @@ def child_processes() -> dict[int, str]:
     found = {}
     for listing in Path("/proc/self/task").glob("*/children"):
         try:
-            pids = [int(pid) for pid in listing.read_text().split()]
+            pids = listing.read_text().split()
         except OSError:  # the thread ended meanwhile
             continue
         for pid in pids:
@@ -50,16 +53,16 @@ def child_processes() -> dict[int, str]:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            found[pid] = command.strip() or "(dead, never waited for)"
+            found[int(pid)] = f"{pid}: {command.strip() or '(dead, never waited for)'}"
     return found
 
 
-def new_since(before: dict[int, str], now: Callable[[], dict[int, str]]) -> dict[int, str]:
+def new_since(before: Container[Key], now: Callable[[], Mapping[Key, str]]) -> list[str]:
     """What `now` shows and `before` did not, after it had its time to go."""
     deadline = time.monotonic() + GRACE_SECONDS
     collected = False
     while True:
-        new = {key: what for key, what in now().items() if before.get(key) != what}
+        new = [what for key, what in now().items() if key not in before]
         if not new or time.monotonic() > deadline:
             return new
         if not collected:
