@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,9 @@ from chatserver.turns import TurnRunner
 CLOSE_SECONDS = 1.5
 # spec D3: gone within 25 s. What hangs beyond the drain and this is ended the hard way; the store is safe with that.
 LAST_SECONDS = 4.5
+
+# File descriptors beside clients' connections: the database, tool servers' pipes, connections to models.
+OWN_DESCRIPTORS = 500
 
 _PACKAGE = Path(__file__).parent
 
@@ -187,6 +191,17 @@ def relax_garbage_collection() -> None:
     gc.set_threshold(25_000, 20, 20)
 
 
+def raise_descriptor_limit(settings: Settings, log: FilteringBoundLogger) -> None:
+    """Take all the file descriptors that the system grants: shells start a process with 1,024 of them, and each
+    connection is one. Says so where they do not suffice for `max_connections`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has an infinite hard limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < settings.max_connections + OWN_DESCRIPTORS:
+        log.warning("few_file_descriptors", limit=soft, max_connections=settings.max_connections)
+
+
 async def run_server(settings: Settings, log: FilteringBoundLogger) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once.
 
@@ -202,6 +217,7 @@ async def run_server(settings: Settings, log: FilteringBoundLogger) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    raise_descriptor_limit(settings, log)
     async with start_server(settings, log) as server:
         relax_garbage_collection()
         print(f"chatserver is ready on {server.url}", flush=True)  # noqa: T201 - the one line a caller waits for

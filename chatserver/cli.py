@@ -50,10 +50,8 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             place = ".".join(str(p) for p in problem["loc"]) or "settings"
-            click.echo(f"chatserver: {place}: {problem['msg']}", err=True)
-        sys.exit(EX_CONFIG)
-    except FileNotFoundError as error:
-        click.echo(f"chatserver: there is no file {str(error)!r}", err=True)
+            unknown = problem["type"] == "extra_forbidden"
+            click.echo(f"chatserver: {place}: {'there is no such setting' if unknown else problem['msg']}", err=True)
         sys.exit(EX_CONFIG)
     except StartupError as error:
         click.echo(f"chatserver: {error.detail}", err=True)

@@ -6,7 +6,9 @@ docs/configuration.md names every field; a test holds that.
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -16,8 +18,11 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
+
+from chatserver.errors import StartupError
 
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=1)]
@@ -25,6 +30,8 @@ Seconds = Annotated[float, Field(gt=0)]
 
 SESSION_PLACEHOLDER = "{session}"
 
+# What a browser sends as Origin (RFC 6454 §6.2); anything else in the list would match nothing, silently.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -259,6 +266,23 @@ class Settings(BaseSettings):
     store_queue_limit: Count = Field(10_000, description="writes waiting for the writer; over it 503")
     reader_threads: Count = Field(2, description="threads that read the store")
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_send_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin == "*":
+                raise ValueError("'*' cannot be combined with cookies; list the origins")
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin like https://app.example: no path, no final slash, lowercase"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_address(address)) for address in value)  # its ValueError says what is wrong
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         ids = [m.id for m in self.models]
@@ -267,8 +291,6 @@ class Settings(BaseSettings):
         names = [s.name for s in self.mcp_servers]
         if len(names) != len(set(names)):
             raise ValueError("two MCP servers have the same name")
-        if "*" in self.cors_origins:
-            raise ValueError("cors_origins: '*' cannot be combined with cookies; list the origins")
         return self
 
     @classmethod
@@ -291,12 +313,20 @@ def load(config_file: Path | None = None, **flags: Any) -> Settings:
         config_file: the TOML file; None takes `chatserver.toml` of the working directory where there is one.
         flags: values given on the command line; None means not given.
     Raises:
-        pydantic.ValidationError: with every wrong field named. FileNotFoundError: a named file is not there.
+        pydantic.ValidationError: with every wrong field named.
+        StartupError: the file is not there or no TOML, or a variable of the environment is not JSON where it must be.
     """
     if config_file is not None and not config_file.is_file():
-        raise FileNotFoundError(str(config_file))
+        raise StartupError(f"there is no file {str(config_file)!r}")
     default = Path("chatserver.toml")
     chosen = config_file or (default if default.is_file() else None)
     bound = type("Settings", (Settings,), {"toml_file": chosen, "__doc__": Settings.__doc__})
-    settings: Settings = bound(**{k: v for k, v in flags.items() if v is not None})
+    try:
+        settings: Settings = bound(**{k: v for k, v in flags.items() if v is not None})
+    except OSError as error:
+        raise StartupError(f"{str(chosen)!r} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"{str(chosen)!r} is not TOML: {error}") from error
+    except SettingsError as error:  # names the field, and not its value
+        raise StartupError(f"the environment: {error}; lists and tables are written as JSON") from error
     return settings
