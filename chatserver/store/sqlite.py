@@ -172,7 +172,13 @@ def _uri(path: Path, mode: str) -> str:
 
 def _connect(name: str, location: Location) -> sqlite3.Connection:
     connection = sqlite3.connect(name, timeout=location.busy_seconds, isolation_level=None, uri=name != ":memory:")
-    for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY"):
+    for pragma in (
+        "foreign_keys = ON",
+        "secure_delete = ON",  # what a person deletes is overwritten, whatever the library was built with
+        "cell_size_check = ON",  # damage is told as such, and not as a crash
+        "trusted_schema = OFF",
+        "temp_store = MEMORY",
+    ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 

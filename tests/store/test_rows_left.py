@@ -73,6 +73,20 @@ async def test_a_deleted_session_leaves_no_rows(store: SqlStore) -> None:
     assert await rows(store, "deleted_sessions") == [1]
 
 
+async def test_deleted_text_is_overwritten_in_the_file(tmp_path: Path) -> None:
+    """Not only unlinked, to be found by whoever reads the file."""
+    path = tmp_path / "data" / "chatserver.db"
+    secret = "pa55word-" * 300
+    for delete in (False, True):
+        store = await open_store(Settings(data_dir=tmp_path / "data"))
+        if delete:
+            await store.delete_session(KEY)
+        else:
+            await store.start_turn(start(text=secret, create=True))
+        await store.close()
+        assert (secret[:100].encode() in path.read_bytes()) is not delete
+
+
 async def test_a_withdrawn_message_leaves_no_text(store: SqlStore) -> None:
     """Who takes a message back does not want it kept; only its turn's id stays, for its client_message_id."""
     await running(store)
