@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from subprocess import PIPE, Popen
@@ -26,6 +27,10 @@ from chatserver.agents.mcp_pipes import CHUNK_BYTES, Sink, Source
 EXIT_SECONDS = 1.0
 TERMINATE_SECONDS = 1.0
 KILL_SECONDS = 1.0
+# Between looks for the end of a child that was killed while it started.
+POLL_SECONDS = 0.005
+# Between looks for the end of a child that was killed while it started.
+POLL_SECONDS = 0.005
 
 
 class Child:
@@ -96,13 +101,6 @@ async def running_child(command: Sequence[str], environment: Mapping[str, str], 
         yield Child(process, limit, stack)
 
 
-def _end(process: Popen[bytes]) -> None:
-    """Kill what is left of the group; the child itself is waited for in a thread if need be."""
-    _kill_group(process.pid, signal.SIGKILL)
-    if process.poll() is None:
-        _ = asyncio.get_running_loop().run_in_executor(None, process.wait)
-
-
 def _kill_group(pid: int, number: signal.Signals) -> None:
     # The group's id is its leader's, and stays taken while any member lives.
     with suppress(ProcessLookupError, PermissionError):
@@ -119,8 +117,10 @@ def _taken(pipe: IO[bytes] | None) -> int:
 
 
 async def _start(command: Sequence[str], environment: Mapping[str, str]) -> Popen[bytes]:
+    abandoned = threading.Event()
+
     def start() -> Popen[bytes]:
-        return Popen(
+        process = Popen(
             list(command),
             stdin=PIPE,
             stdout=PIPE,
@@ -129,20 +129,36 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> Pope
             env=dict(environment),
             start_new_session=True,
         )
+        if abandoned.is_set():
+            _discard(process)
+            process.wait()
+        return process
 
     starting = asyncio.get_running_loop().run_in_executor(None, start)
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        starting.add_done_callback(_discard)  # the thread cannot be called back
+        # The thread cannot be called back. Either it sees this, or it was done and its child is ours to undo.
+        abandoned.set()
+        with anyio.move_on_after(KILL_SECONDS, shield=True):
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                _discard(process := starting.result())
+                while process.poll() is None:  # noqa: ASYNC110 - no event tells it
+                    await anyio.sleep(POLL_SECONDS)
         raise
 
 
-def _discard(started: asyncio.Future[Popen[bytes]]) -> None:
-    if started.cancelled() or started.exception() is not None:
-        return
-    process = started.result()
+def _discard(process: Popen[bytes]) -> None:
+    """Undo a start that nobody wants any more; idempotent."""
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
-    _end(process)
+    _kill_group(process.pid, signal.SIGKILL)
+
+
+def _end(process: Popen[bytes]) -> None:
+    """Kill what is left of the group. The child is waited for in a thread of its own: the loop may be closing."""
+    _kill_group(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
