@@ -28,6 +28,22 @@ ANNA: Key = ("public", "anna")
 BERT: Key = ("public", "bert")
 
 ROOT = Path(__file__).parents[2]
+
+# Children that were there before the test: servers that fixtures share between tests of the whole session.
+_shared: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _shared_children() -> None:
+    _shared.clear()
+    _shared.update(child.pid for child in psutil.Process().children())
+
+
+def children() -> list[psutil.Process]:
+    """Child processes that this test has started."""
+    return [child for child in psutil.Process().children() if child.pid not in _shared]
+
+
 PLAIN = Path(__file__).with_name("plain_server.py")
 
 

@@ -11,7 +11,7 @@ import pytest
 from chatserver.agents import mcp_tools
 from chatserver.config import McpServerConfig
 from chatserver.errors import ToolError
-from tests.mcp.conftest import ANNA, BERT, OpenHub, plain, until
+from tests.mcp.conftest import ANNA, BERT, OpenHub, children, plain, until
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ async def test_a_server_that_does_not_start_is_told_and_left_out(
     tools = await hub.servers.list_tools(BERT)
     assert {tool.server for tool in tools} == {"plain"}
     assert await hub.text("echo", {"text": "fine"}) == "fine"
-    assert len(psutil.Process().children()) <= 4
+    assert len(children()) <= 4
 
 
 async def test_a_hanging_server_holds_up_a_listing_once(open_hub: OpenHub, monkeypatch: pytest.MonkeyPatch) -> None:

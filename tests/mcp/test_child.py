@@ -7,12 +7,11 @@ import os
 import sys
 from contextlib import suppress
 
-import psutil
 import pytest
 
 from chatserver.agents.mcp_child import Child, running_child
 from chatserver.agents.mcp_pipes import Sink, Source
-from tests.mcp.conftest import gone, until
+from tests.mcp.conftest import children, gone, until
 
 pytestmark = pytest.mark.both_loops
 
@@ -75,7 +74,7 @@ async def test_cancelling_a_start_leaves_no_process(steps: int) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    await until(lambda: psutil.Process().children() == [])
+    await until(lambda: children() == [])
 
 
 async def test_a_reader_that_is_full_stops_the_writer() -> None:

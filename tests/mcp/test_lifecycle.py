@@ -15,7 +15,7 @@ import pytest
 
 from chatserver.agents import mcp_connection
 from chatserver.errors import ToolError
-from tests.mcp.conftest import ANNA, BERT, ROOT, Hub, OpenHub, gone, plain, until
+from tests.mcp.conftest import ANNA, BERT, ROOT, Hub, OpenHub, children, gone, plain, until
 
 
 async def test_a_server_starts_on_first_use_and_not_before(open_hub: OpenHub) -> None:
@@ -163,14 +163,14 @@ async def test_no_more_connections_than_set_and_the_idle_one_makes_room(open_hub
     async def use(number: int) -> str:
         nonlocal most
         text = await hub.text("echo", {"text": str(number)}, key=("public", str(number)))
-        most = max(most, len(psutil.Process().children()), hub.servers.open_connections)
+        most = max(most, len(children()), hub.servers.open_connections)
         return text
 
     assert await asyncio.gather(*map(use, range(20))) == [str(number) for number in range(20)]
 
     assert 1 < most <= 4
     await hub.servers.close()
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 async def test_a_busy_connection_never_makes_room(open_hub: OpenHub) -> None:
@@ -273,13 +273,13 @@ async def test_closing_while_a_server_starts_leaves_nothing(open_hub: OpenHub) -
     """A server that never answers is ended together with the wait for it."""
     hub = open_hub(plain(mode="silent"))
     call = asyncio.ensure_future(hub.text("echo"))
-    await until(lambda: bool(psutil.Process().children()))
+    await until(lambda: bool(children()))
 
     await hub.servers.close_session(ANNA)
 
     with pytest.raises(ToolError, match="closed"):
         await call
-    assert psutil.Process().children() == []
+    assert children() == []
     assert await hub.status() == "idle"
 
 

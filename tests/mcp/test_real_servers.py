@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from chatserver.config import McpServerConfig
 from chatserver.errors import ToolError
-from tests.mcp.conftest import ANNA, BERT, Hub, Npm, OpenHub, until
+from tests.mcp.conftest import ANNA, BERT, Hub, Npm, OpenHub, children, until
 
 Progress = tuple[float, float | None, str | None]
 
@@ -257,7 +256,7 @@ async def test_sessions_do_not_see_each_others_memories(open_hub: OpenHub, npm: 
     assert "badger" in await recall(BERT)
     assert "aardvark" not in await recall(BERT)
 
-    for child in psutil.Process().children():
+    for child in children():
         os.kill(child.pid, signal.SIGKILL)
     await until(lambda: hub.servers.open_connections == 0)
     assert "aardvark" in await recall(ANNA)
@@ -305,7 +304,7 @@ async def test_four_servers_at_once_one_killed(open_hub: OpenHub, npm: Npm, tmp_
     assert {tool.server for tool in tools} == {"time", "all", "memory", "files"}
     assert hub.connecting == [(ANNA, True), (ANNA, False)]
 
-    (victim,) = [c for c in psutil.Process().children() if "server-everything" in " ".join(c.cmdline())]
+    (victim,) = [c for c in children() if "server-everything" in " ".join(c.cmdline())]
     os.kill(victim.pid, signal.SIGKILL)
     await until(lambda: hub.servers.open_connections == 3)
 
