@@ -68,11 +68,17 @@ async def index(request: web.Request) -> web.Response:
         body=asset.body if asset is not None else _NOT_BUILT,
         content_type="text/html",
         charset="utf-8",
-        headers={"Cache-Control": "no-cache", "Content-Security-Policy": CONTENT_SECURITY_POLICY},
+        headers={
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            # The session's id stands in the address.
+            "Referrer-Policy": "same-origin",
+        },
     )
     visitors = services(request).visitors
     cookie = request.cookies.get(VISITOR_COOKIE)
     if cookie is None or visitors.read(cookie) is None:
+        response.headers["Cache-Control"] = "no-store"  # a cache between must not give one visitor's cookie to another
         _, value = visitors.new()
         response.set_cookie(
             VISITOR_COOKIE,

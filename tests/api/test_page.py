@@ -1,0 +1,82 @@
+"""The page's files and the visitor's cookie."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from chatserver import app
+from tests.api.conftest import Api, Serve
+
+
+@pytest.fixture
+async def api(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """A server with a built page of three files, one of them a link to what is not the page's."""
+    page = tmp_path / "page"
+    (page / "assets").mkdir(parents=True)
+    (page / "index.html").write_text("<!doctype html><title>page</title>")
+    (page / "assets" / "a.js").write_text("0")
+    (tmp_path / "secret.txt").write_text("of another folder")
+    (page / "link.txt").symlink_to(tmp_path / "secret.txt")
+    monkeypatch.setattr(app, "shipped", lambda wheel_name, checkout_name: page)
+    return await serve()
+
+
+async def test_a_new_browser_gets_a_cookie_that_no_cache_keeps(api: Api) -> None:
+    """Two people behind one cache must not become the same visitor."""
+    _, _, headers = await api.get("/")
+    cookie, _, attributes = headers["Set-Cookie"].partition(";")
+    assert "HttpOnly" in attributes
+    assert "SameSite=Lax" in attributes
+    assert headers["Cache-Control"] == "no-store"
+    _, _, headers = await api.get("/", headers={"Cookie": cookie})
+    assert "Set-Cookie" not in headers
+    assert headers["Cache-Control"] == "no-cache"
+
+
+async def test_a_forged_cookie_is_replaced(api: Api) -> None:
+    """A wrong signature is no visitor at all."""
+    _, _, headers = await api.get("/", headers={"Cookie": f"chatserver_visitor={'0' * 32}.forged"})
+    assert headers["Set-Cookie"].startswith("chatserver_visitor=")
+
+
+async def test_the_page_tells_no_other_site_its_address(api: Api) -> None:
+    """The session's id stands in it."""
+    _, _, headers = await api.get("/?session=mine")
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+
+
+async def test_assets_are_cached_for_ever(api: Api) -> None:
+    """Their names hold their content's hash."""
+    status, _, headers = await api.get("/assets/a.js")
+    assert (status, headers["Content-Type"]) == (200, "text/javascript")
+    assert "immutable" in headers["Cache-Control"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/link.txt",
+        b"/../secret.txt",
+        b"/assets/../../secret.txt",
+        b"/..%2fsecret.txt",
+        b"/assets/..%2f..%2fsecret.txt",
+        b"//secret.txt",
+        b"/%00",
+        b"/%ff%fe",
+        b"/assets",
+    ],
+)
+async def test_nothing_outside_the_page_can_be_reached(api: Api, path: bytes) -> None:
+    """Files are looked up in a table made at the start, never opened by what a request says."""
+    reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
+    writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.split(b" ")[1] == b"404", answer
+    assert b"of another folder" not in answer
