@@ -144,8 +144,9 @@ class ToolServers(Protocol):
     """The tool servers of this process, reached by session (`key` is tenant and session id).
 
     Connections are opened on first use, `scope = session` ones a session each, and closed by `close_session`.
-    Every method that needs a server raises ToolError (codes `unknown_server`, `server_failed`, `tool_timeout`,
-    `unknown_tool`, `bad_arguments`) and leaves the others unaffected. Text results are capped by the settings.
+    Every method that needs a server raises ToolError (codes `unknown_server`, `server_failed`, `server_busy`,
+    `tool_timeout`, `unknown_tool`, `bad_arguments`, `not_supported`, `tool_error`) and leaves the others unaffected.
+    Text results are capped by the settings. Cancelling a call frees the caller at once; its server is told.
     """
 
     async def servers(self, key: tuple[str, str]) -> Sequence[ServerStatus]: ...
