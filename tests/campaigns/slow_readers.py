@@ -38,6 +38,7 @@ MEMORY_BYTES = 50 << 20
 P99_FACTOR = 2.0
 # On a quiet server the 99th percentile is so small that the machine's other programs decide about a factor of it.
 P99_FLOOR_MS = 20.0
+P99_ATTEMPTS = 3
 
 _STAMP = re.compile(rb"@(\d+)@")
 
@@ -177,32 +178,47 @@ def _descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-async def compare(folder: Path, *, readers: int, stall_seconds: float, cut_seconds: float) -> Counter[str]:
+async def compare(
+    folder: Path, *, readers: int, stall_seconds: float, cut_seconds: float, p99_floor_ms: float = P99_FLOOR_MS
+) -> Counter[str]:
     """Observe without and with slow readers.
 
+    Args:
+        p99_floor_ms: a 99th percentile below it passes whatever it is without slow readers.
     Raises:
         Violation: the others' 99th percentile, the memory, or the time until all were cut is over its limit.
     """
-    ticking = cut_seconds + 2
-    calm = await observe(
-        folder / "calm", readers=readers, slow=False, stall_seconds=stall_seconds, ticking_seconds=ticking
-    )
-    slow = await observe(
-        folder / "slow", readers=readers, slow=True, stall_seconds=stall_seconds, ticking_seconds=ticking
-    )
-    limit_ms = max(P99_FACTOR * calm.p99_ms, P99_FLOOR_MS)
-    if slow.p99_ms > limit_ms:
-        raise Violation(f"99 of 100 ticks within {slow.p99_ms:.1f} ms beside slow readers, {calm.p99_ms:.1f} without")
-    if slow.memory_bytes - calm.memory_bytes > MEMORY_BYTES:
-        raise Violation(f"{(slow.memory_bytes - calm.memory_bytes) >> 20} MiB more beside slow readers")
-    if slow.cut_seconds > cut_seconds:
-        raise Violation(f"it took {slow.cut_seconds:.1f} s until all slow readers were cut")
+    calm_ms: list[float] = []
+    slow_ms: list[float] = []
+    while True:
+        attempt = len(calm_ms)
+        calm, slow = [
+            await observe(
+                folder / f"{attempt}-{beside}",
+                readers=readers,
+                slow=beside,
+                stall_seconds=stall_seconds,
+                ticking_seconds=cut_seconds + 2,
+            )
+            for beside in (False, True)
+        ]
+        if slow.memory_bytes - calm.memory_bytes > MEMORY_BYTES:
+            raise Violation(f"{(slow.memory_bytes - calm.memory_bytes) >> 20} MiB more beside slow readers")
+        if slow.cut_seconds > cut_seconds:
+            raise Violation(f"it took {slow.cut_seconds:.1f} s until all slow readers were cut")
+        calm_ms.append(calm.p99_ms)
+        slow_ms.append(slow.p99_ms)
+        # The least of several is what the machine's other programs disturbed least.
+        if min(slow_ms) <= max(P99_FACTOR * min(calm_ms), p99_floor_ms):
+            break
+        if len(calm_ms) == P99_ATTEMPTS:
+            raise Violation(f"99 of 100 ticks within {slow_ms} ms beside slow readers, within {calm_ms} ms without")
     return Counter(
         readers=readers,
         slow_readers=readers // SLOW_EVERY,
         ticks=calm.ticks + slow.ticks,
-        p99_us_without=int(calm.p99_ms * 1000),
-        p99_us_beside=int(slow.p99_ms * 1000),
+        p99_us_without=int(min(calm_ms) * 1000),
+        p99_us_beside=int(min(slow_ms) * 1000),
         memory_kib_without=calm.memory_bytes >> 10,
         memory_kib_beside=slow.memory_bytes >> 10,
         cut_after_ms=int(slow.cut_seconds * 1000),

@@ -85,8 +85,11 @@ async def test_a_reader_that_falls_behind_gets_a_snapshot_and_adds_up_again(tmp_
 
 
 async def test_readers_that_stop_reading_are_cut_and_hurt_nobody(tmp_path: Path) -> None:
-    """Twenty among a hundred, with a stall limit of two seconds; the campaign has two hundred among a thousand."""
-    counted = await slow_readers.compare(tmp_path, readers=100, stall_seconds=2, cut_seconds=4)
+    """Twenty among a hundred, with a stall limit of one second; the campaign has two hundred among a thousand.
+
+    How late a tick may be is set for a machine that runs other tests meanwhile.
+    """
+    counted = await slow_readers.compare(tmp_path, readers=100, stall_seconds=1, cut_seconds=3, p99_floor_ms=100)
     assert counted["slow_readers"] == 20
     assert counted["ticks"] > 1_000
 
