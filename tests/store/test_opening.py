@@ -114,7 +114,7 @@ async def test_opening_and_closing_leaves_no_descriptor(made: Path) -> None:
         await refusal(made.parent)
         await store.close()
 
-    assert leaks.new_since(before, leaks.open_descriptors) == {}
+    assert leaks.new_since(before, leaks.open_descriptors) == []
 
 
 @pytest.mark.parametrize(
