@@ -148,7 +148,7 @@ async def observe(folder: Path, *, readers: int, slow: bool, stall_seconds: floa
 
 
 def _head(session_id: str) -> bytes:
-    return f"GET /api/chat/stream?session_id={session_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    return f"GET /api/chat/stream?session_id={session_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
 async def _reader(base_url: str, session_id: str) -> Reader:

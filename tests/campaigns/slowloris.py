@@ -20,9 +20,9 @@ DRIP_SECONDS = 0.5
 # Beyond the limit: aiohttp's lingering read of what is still coming, and a look at the clock.
 GRACE_SECONDS = 5.0
 
-HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 4096
+HEAD = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"a" * 4096
 BODY = (
-    b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n",
+    b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n",
     b'{"message": "' + b"a" * 4096,
 )
 

@@ -108,7 +108,8 @@ def _block(raw: bytes) -> Block:
 class Connection:
     """One TCP connection; one request at a time on it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        self._host = host
         self._reader = reader
         self._writer = writer
         self._buffer = b""
@@ -130,14 +131,14 @@ class Connection:
         parts = urlsplit(base_url)
         host, port = parts.hostname or "127.0.0.1", parts.port or 80
         if receive_buffer_bytes is None:
-            return cls(*await asyncio.open_connection(host, port, limit=READ_BYTES))
+            return cls(*await asyncio.open_connection(host, port, limit=READ_BYTES), parts.netloc)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
             await asyncio.get_running_loop().sock_connect(sock, (host, port))
-            return cls(*await asyncio.open_connection(sock=sock, limit=receive_buffer_bytes))
+            return cls(*await asyncio.open_connection(sock=sock, limit=receive_buffer_bytes), parts.netloc)
         except BaseException:
             sock.close()
             raise
@@ -155,7 +156,7 @@ class Connection:
         """Put one request on the wire."""
         lines = [f"{method} {target} HTTP/1.1"]
         if not any(name.lower() == "host" for name in headers):
-            lines.append("Host: chatserver.test")
+            lines.append(f"Host: {self._host}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if body is not None and not any(name.lower() == "content-length" for name in headers):
             lines.append(f"Content-Length: {len(body)}")
