@@ -96,7 +96,8 @@ class Crowd:
         self._ending = False
         self._tasks: list[asyncio.Task[None]] = []
         self._followers: list[asyncio.Task[None]] = []
-        self.acknowledged = asyncio.Condition()
+        self._progress = asyncio.Condition()
+        self._failed = False
 
     async def __aenter__(self) -> Self:
         for client in self.clients:
@@ -116,10 +117,9 @@ class Crowd:
             for task in self._followers:
                 task.cancel()
         results += await asyncio.gather(*self._followers, return_exceptions=True)
-        if kind is None:
-            for result in results:
-                if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-                    raise result
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result from error
 
     def expect_the_end(self) -> None:
         """From now on the server may go away at any moment."""
@@ -132,12 +132,23 @@ class Crowd:
 
     async def until_turns(self, count: int, timeout_seconds: float = 30.0) -> None:
         """Wait until that many turns were acknowledged."""
-        async with asyncio.timeout(timeout_seconds), self.acknowledged:
-            await self.acknowledged.wait_for(lambda: self.turns >= count)
+        async with asyncio.timeout(timeout_seconds), self._progress:
+            await self._progress.wait_for(lambda: self.turns >= count or self._failed)
+        if self._failed:
+            raise AssertionError("a client failed")  # leaving the block raises what it failed with
 
     # --- a client ---
 
     async def _act(self, client: Client) -> None:
+        try:
+            await self._operate(client)
+        except BaseException:
+            self._failed = True
+            async with self._progress:
+                self._progress.notify_all()
+            raise
+
+    async def _operate(self, client: Client) -> None:
         kinds, weights = list(self._weights), list(self._weights.values())
         count = 0
         while not self._ending and (self._operations is None or count < self._operations):
@@ -169,8 +180,8 @@ class Crowd:
     async def _say(self, client: Client, **options: Any) -> None:
         sent = await self.checker.send(client.session_id, self._text(client), minimal=self._minimal(client), **options)
         client.turns.append(sent.turn_id)
-        async with self.acknowledged:
-            self.acknowledged.notify_all()
+        async with self._progress:
+            self._progress.notify_all()
 
     async def _chat(self, client: Client) -> None:
         await self._say(client, on_busy=client.random.choice(("queue", "reject")))
