@@ -19,6 +19,7 @@ from chatserver.errors import Conflict, NotFound, StoreUnavailable
 from chatserver.message import Usage
 from chatserver.store.base import Chunk, Duplicate, FinishTurn, SessionKey, Started, StartTurn, Store
 from chatserver.store.sql import open_store
+from tests.core.plain_store import PlainStore
 from tests.store.build import (
     EXPIRES,
     KEY,
@@ -48,7 +49,11 @@ async def _sqlite_memory(folder: Path) -> Store:
     return await open_store(Settings(data_dir=folder / "data", database_url=":memory:"))
 
 
-STORES: dict[str, OpenStore] = {"sqlite-file": _sqlite_file, "sqlite-memory": _sqlite_memory}
+async def _plain(_folder: Path) -> Store:
+    return PlainStore()
+
+
+STORES: dict[str, OpenStore] = {"sqlite-file": _sqlite_file, "sqlite-memory": _sqlite_memory, "plain": _plain}
 
 
 @pytest.fixture(params=STORES)

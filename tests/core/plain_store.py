@@ -165,7 +165,7 @@ class PlainStore:
                 return Duplicate(used)
             if known is not None and known.running() is not None:
                 raise Conflict("a turn is running in this session", code="busy")
-            session = self._of_or_new(start.key, start.create)
+            session = self._of_or_new(start.key, None if start.queued else start.create)
             if start.queued:
                 if start.turn_id not in session.queue:
                     raise NotFound("the turn is not queued", code="turn_not_queued")

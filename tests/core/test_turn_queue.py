@@ -165,6 +165,27 @@ async def test_clearing_the_queue_with_an_interrupt_starts_none_of_it() -> None:
 
 
 @virtual
+async def test_clearing_the_queue_while_the_turn_before_it_ends_starts_none_of_it() -> None:
+    """The end was being committed already when the queue was cleared; the next turn must not slip through."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await w.chat("s", "two")
+        await settle()
+        gate = w.store.gate("finish_turn")
+        w.puppet.last.end()
+        await gate.reached.wait()
+        clearing = asyncio.get_running_loop().create_task(w.interrupt("s", clear_queue=True))
+        await settle()
+        gate.open()
+        await clearing
+        await settle()
+        assert reader.types.count("turn.started") == 1
+        assert asked(reader) == ["one"]
+        assert waiting(reader) == []
+
+
+@virtual
 async def test_what_is_sent_while_the_queue_is_cleared_is_answered() -> None:
     """Clearing takes back what waited when it was asked for, not what came after."""
     async with world() as w:
