@@ -234,6 +234,9 @@ class Settings(BaseSettings):
     subscriber_backlog_bytes: Size = Field(
         256 << 10, description="unsent bytes after which a slow subscriber's backlog becomes a snapshot"
     )
+    max_unsent_bytes: Size = Field(
+        256 << 20, description="unsent bytes of all streams together; above it those that hold the most are cut"
+    )
     stall_timeout_seconds: Seconds = Field(15, description="a subscriber that takes nothing for this long is cut")
     ping_interval_seconds: Seconds = Field(15, description="between pings")
     state_interval_seconds: Seconds = Field(
@@ -255,6 +258,9 @@ class Settings(BaseSettings):
     max_body_bytes: Size = Field(1 << 20, description="a request's body; over it 413")
     max_header_bytes: Size = Field(16 << 10, description="one header line, and the request line")
     cors_origins: tuple[str, ...] = Field((), description="origins that may call from a browser; none by default")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="names that requests may come under; empty: on loopback localhost and addresses, else any"
+    )
     trusted_proxies: tuple[str, ...] = Field(
         (), description="addresses whose X-Forwarded-For and X-Forwarded-Proto are believed"
     )

@@ -11,6 +11,7 @@ An error carries a `code` (stable, documented in docs/errors.md, safe to show) a
     ├── Forbidden               it exists and belongs to somebody else
     ├── Conflict                it clashes with what is there now
     ├── TooLarge                over a size limit
+    ├── Misdirected             asked under a name that is not ours
     ├── UnsupportedMedia        a body of a kind we do not read
     ├── SlowRequest             the body did not arrive in time
     ├── RateLimited             too often, or too many at once, for this caller
@@ -93,6 +94,11 @@ class Conflict(ChatServerError):
 class TooLarge(ChatServerError):
     code = "too_large"
     title = "Over the size limit"
+
+
+class Misdirected(ChatServerError):
+    code = "wrong_host"
+    title = "This server is not reached under that name"
 
 
 class UnsupportedMedia(ChatServerError):

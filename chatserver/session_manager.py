@@ -46,6 +46,7 @@ class LiveSession:
     __slots__ = (
         "_lock",
         "_monotonic",
+        "_snapshot",
         "deletions",
         "fence",
         "key",
@@ -92,6 +93,7 @@ class LiveSession:
         self.removed = False
         self.deletions = 0  # under way; nothing new begins meanwhile
         self._lock: asyncio.Lock | None = None
+        self._snapshot: tuple[Position, bytes] | None = None
 
     @property
     def lock(self) -> asyncio.Lock:
@@ -140,7 +142,10 @@ class LiveSession:
         return self.log.after(position)
 
     def snapshot_frame(self) -> bytes:
-        return self.state.snapshot_frame()
+        # Kept while somebody follows and nothing changes: readers that take nothing then share one copy of it.
+        if self._snapshot is None or self._snapshot[0] != self.state.position:
+            self._snapshot = (self.state.position, self.state.snapshot_frame())
+        return self._snapshot[1]
 
     def state_json(self) -> bytes:
         return self.state.encode()
@@ -151,6 +156,8 @@ class LiveSession:
     def remove_subscriber(self, subscriber: Subscriber) -> None:
         self.last_used = self._monotonic()  # following is using, and needs no pin
         self.subscribers = tuple(s for s in self.subscribers if s is not subscriber)
+        if not self.subscribers:
+            self._snapshot = None
 
     def measure(self) -> int:
         """Estimated bytes in memory."""

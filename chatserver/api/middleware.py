@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from urllib.parse import urlsplit
 
@@ -9,9 +10,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from chatserver.api import problems
-from chatserver.api.reading import SESSION_COOKIE, SESSION_HEADER, VISITOR_COOKIE
+from chatserver.api.reading import SESSION_HEADER
 from chatserver.api.services import services
-from chatserver.errors import ChatServerError, Forbidden
+from chatserver.errors import ChatServerError, Forbidden, Misdirected
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 # Set by handlers as soon as they know it; told in every answer (spec S1).
@@ -25,6 +26,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into a problem. The first of the three places where any exception ends: the request's border."""
     request_id = request[REQUEST_ID] = secrets.token_hex(8)
     try:
+        refuse_foreign_host(request)
         refuse_cross_site(request)
         return await handler(request)
     except ChatServerError as error:
@@ -60,12 +62,46 @@ def route_of(request: web.Request) -> str:
     return resource.canonical if resource is not None else "-"
 
 
+def refuse_foreign_host(request: web.Request) -> None:
+    """Refuse names that are not ours, so that a page cannot reach a server on loopback by a name of its own that it
+    points there (DNS rebinding).
+
+    Raises: Misdirected.
+    """
+    host = request.headers.get("Host")
+    if host is None:
+        return  # HTTP/1.0 by hand; every browser sends one
+    settings = services(request).settings
+    name = _name_of(host)
+    if settings.allowed_hosts:
+        ours = name in settings.allowed_hosts
+    elif _is_loopback(settings.host) and (request.remote or "") not in settings.trusted_proxies:
+        ours = name == "localhost" or name.endswith(".localhost") or _is_address(name)
+    else:
+        ours = True  # under which names a public server is reached is its proxy's to say
+    if not ours:
+        raise Misdirected(f"{name[:255]!r} is not a name of this server; see allowed_hosts")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
 def refuse_cross_site(request: web.Request) -> None:
-    """A3: a change that a browser's cookies would authorise must come from our own page or a listed origin.
+    """A3: a change that a browser asks for must come from our own page or a listed origin, with cookies or without:
+    without any it would still run tools and stop turns on a server that only this browser can reach.
 
     Raises: Forbidden (`cross_site`).
     """
-    if request.method in _SAFE or not (VISITOR_COOKIE in request.cookies or SESSION_COOKIE in request.cookies):
+    if request.method in _SAFE:
         return
     origin = request.headers.get("Origin")
     if origin is not None:
@@ -74,6 +110,14 @@ def refuse_cross_site(request: web.Request) -> None:
     elif request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
         return
     raise Forbidden("a page of another site may not do this", code="cross_site")
+
+
+def _name_of(host: str) -> str:
+    """A `Host` header's name without its port; empty where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _host_of(origin: str) -> str | None:

@@ -24,6 +24,7 @@ _STATUSES: dict[type[e.ChatServerError], int] = {
     e.Conflict: 409,
     e.TooLarge: 413,
     e.UnsupportedMedia: 415,
+    e.Misdirected: 421,
     e.SlowRequest: 408,
     e.RateLimited: 429,
     e.Unavailable: 503,

@@ -54,7 +54,10 @@ class GuardedHandler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request that is not HTTP as a problem. What was wrong with it stays unlogged: it is noise."""
+        """Answer a request that is not HTTP as a problem. What was wrong with it stays unlogged: it is noise; an error
+        of our own is not."""
+        if status >= 500:
+            self.log_exception("Error while answering", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         request_id = secrets.token_hex(8)

@@ -239,6 +239,7 @@ async def change_stream(request: web.Request) -> web.Response:
     if connection is None:
         raise NotFound(f"no stream {body.stream!r} is open", code="stream_not_found")
     multiplex = Multiplex(app, caller, connection)
+    added = [_wanted(item) for item in body.add]  # what is wrong is found before anything is changed
     multiplex.drop(body.drop)
-    await multiplex.add([_wanted(item) for item in body.add])
+    await multiplex.add(added)
     return json_response({"stream": body.stream, "sessions": list(connection.subscriptions)})

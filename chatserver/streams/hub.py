@@ -106,7 +106,24 @@ class StreamHub:
             frame = ping_frame(degraded=self.degraded)
             for connection in tuple(self._buckets[at % len(self._buckets)]):
                 connection.send(frame)
+            self.relieve()
             at += 1
+
+    def relieve(self) -> int:
+        """While the streams together hold more unsent bytes than `max_unsent_bytes`, cut those that hold the most; how
+        many. Each alone is bounded by what it follows, all of them by this."""
+        held = [(c.sink.pending_bytes, c) for bucket in self._buckets for c in bucket if not c.sink.closing]
+        excess = sum([pending for pending, _ in held]) - self._settings.max_unsent_bytes
+        if excess <= 0:
+            return 0
+        cut = 0
+        for pending, connection in sorted(held, key=lambda item: item[0], reverse=True):
+            if excess <= 0:
+                break
+            connection.sink.abort()
+            excess -= pending
+            cut += 1
+        return cut
 
     def _say_goodbye(self, connection: Connection) -> None:
         if connection.ended:  # told already: its handler has not come to its end yet

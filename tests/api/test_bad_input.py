@@ -92,7 +92,9 @@ async def test_a_body_that_does_not_come_is_408(serve: Serve) -> None:
     """A connection that sends its head and then nothing gives its place back."""
     api = await serve(body_timeout_seconds=0.1)
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
-    writer.write(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+    writer.write(
+        b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
     async with asyncio.timeout(10):
         head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408")
@@ -165,11 +167,11 @@ async def test_a_tool_of_no_server_fails_the_command_not_the_request(api: Api) -
     "raw",
     [
         b"BLAH\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nBad Header\r\n\r\n",
         b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 40_000 + b"\r\n\r\n",
-        b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /api/chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"x" * 40_000 + b"\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
     ],
 )
 async def test_what_is_not_http_is_answered_as_a_problem(api: Api, raw: bytes) -> None:
@@ -190,7 +192,7 @@ async def test_header_values_that_are_no_text_are_refused(api: Api) -> None:
     _, _, headers = await api.get("/")
     cookie = headers["Set-Cookie"].partition(";")[0].encode()
     visitor_id = cookie.partition(b".")[0]
-    request = b"POST /api/interrupt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n%b\r\n"
+    request = b"POST /api/interrupt HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 0\r\n%b\r\n"
     for lines, expected in (
         (b"Cookie: %b.\xff\xfe\r\n" % visitor_id, b"HTTP/1.1 200"),  # no visitor at all
         (b"Cookie: %b\r\nOrigin: http://[\r\n" % cookie, b"HTTP/1.1 403"),
@@ -215,7 +217,7 @@ async def test_a_chunked_body_that_breaks_off_is_no_crash(api: Api) -> None:
     """Half a chunk, then silence for good."""
     _, writer = await asyncio.open_connection(api.server.host, api.server.port)
     writer.write(
-        b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\nff\r\n{"
     )
     await writer.drain()
@@ -229,7 +231,7 @@ async def test_a_connection_without_a_request_is_closed(serve: Serve) -> None:
     """Slowloris: a head that never ends costs its sender the connection."""
     api = await serve(header_timeout_seconds=0.1)
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
     async with asyncio.timeout(10):
         assert await reader.read() == b""
     writer.close()
@@ -241,7 +243,7 @@ async def test_connections_are_capped(serve: Serve) -> None:
     api = await serve(max_connections=2)
     first = [await asyncio.open_connection(api.server.host, api.server.port) for _ in range(2)]
     for reader, writer in first:
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
     async with asyncio.timeout(10):

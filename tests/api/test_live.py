@@ -287,3 +287,37 @@ async def test_an_expired_session_is_gone(serve: Serve) -> None:
         while (answer := await api.get("/api/state?session_id=s"))[0] != 410:
             pass
     assert answer[1]["code"] == "session_expired"
+
+
+async def test_a_page_of_another_site_changes_nothing_without_cookies_either(api: Api) -> None:
+    """A3: tools and stops need no cookie to do harm; the same page may not even stop a turn."""
+    await api.post("/api/chat", session_id="s", message="/hang")
+    foreign = {"Origin": "https://evil.example"}
+    for path in ("/api/interrupt?session_id=s", "/api/mcp-command", "/api/chat"):
+        status, problem, _ = await api.call("POST", path, headers=foreign)
+        assert (status, problem["code"]) == (403, "cross_site"), path
+    assert (await api.get("/api/state?session_id=s"))[1]["is_processing"] is True
+    await api.post("/api/interrupt", session_id="s")
+
+
+async def test_a_server_on_loopback_answers_to_its_own_names_only(serve: Serve) -> None:
+    """DNS rebinding: a foreign name that points to 127.0.0.1 reaches nothing, the page included."""
+    api = await serve()
+    port = api.server.port
+    for host, expected in (
+        (f"127.0.0.1:{port}", 200),
+        (f"localhost:{port}", 200),
+        (f"[::1]:{port}", 200),
+        ("app.localhost", 200),
+        (f"evil.example:{port}", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("[bad", 421),
+    ):
+        for path in ("/api/state?session_id=s", "/", "/health"):
+            status, answer, _ = await api.get(path, headers={"Host": host})
+            assert status == expected, (host, path)
+            if status == 421:
+                assert answer["code"] == "wrong_host"
+    named = await serve(allowed_hosts=("chat.example",), database_url=":memory:")
+    assert (await named.get("/health", headers={"Host": "chat.example"}))[0] == 200
+    assert (await named.get("/health", headers={"Host": "localhost"}))[0] == 421

@@ -73,7 +73,7 @@ async def test_assets_are_cached_for_ever(api: Api) -> None:
 async def test_nothing_outside_the_page_can_be_reached(api: Api, path: bytes) -> None:
     """Files are looked up in a table made at the start, never opened by what a request says."""
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
-    writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+    writer.write(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path)
     async with asyncio.timeout(10):
         answer = await reader.read()
     writer.close()

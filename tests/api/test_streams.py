@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -129,7 +130,7 @@ async def test_an_error_inside_a_stream_ends_it_without_a_second_head(
 
     monkeypatch.setattr(stream.Multiplex, "add", fail)
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
-    writer.write(b"GET /api/stream?sessions=a HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /api/stream?sessions=a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     async with asyncio.timeout(10):
         answer = await reader.read()
     writer.close()
@@ -192,3 +193,20 @@ async def test_http_1_0_gets_a_plain_stream(api: Api) -> None:
         assert (await reader.readuntil(b"\n\n")).startswith(b"id: 0-0\ndata: ")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_readers_that_take_nothing_hold_a_bounded_amount_together(serve: Serve) -> None:
+    """Many stalled readers of large sessions: those that hold the most are cut, the server's memory is not theirs."""
+    api = await serve(max_unsent_bytes=300_000, stall_timeout_seconds=600, max_message_chars=1_000_000)
+    await api.post("/api/system", session_id="big", message="x" * 900_000)
+    hub = api.server.services.hub
+    async with AsyncExitStack() as stack, Checker(api.server.url) as checker:
+        for _ in range(4):
+            await stack.enter_async_context(checker.follow("big", receive_buffer_bytes=4096))
+        async with asyncio.timeout(20):
+            while not (cut := hub.relieve()):
+                await asyncio.sleep(0.01)
+            while len(hub) > 4 - cut:
+                await asyncio.sleep(0.01)
+        assert len(hub) < 4
+        assert (await api.get("/health"))[0] == 200
