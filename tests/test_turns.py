@@ -263,12 +263,12 @@ async def test_a_repeated_client_message_id_starts_nothing() -> None:
         await w.withdraw("s", gone)
 
         async def retry_all() -> None:
-            before = w.real_store._sessions[w.key("s")].record
+            before = await w.record("s")
             for on_busy in ("queue", "reject", "interrupt"):
                 assert await w.chat("s", "one", client_message_id="m1", on_busy=on_busy) == first
                 assert await w.chat("s", "two", client_message_id="m2", on_busy=on_busy) == queued
                 assert await w.chat("s", "three", client_message_id="m3", on_busy=on_busy) == gone
-            assert w.real_store._sessions[w.key("s")].record == before
+            assert await w.record("s") == before
 
         await retry_all()
         await settle()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from chatserver.errors import StoreFull, StoreUnavailable
-from tests.core.virtual import VirtualLoop
+from tests.core.virtual import outside
 
 WRITES = (
     "create_session",
@@ -44,10 +43,15 @@ class Gate:
 
 
 class TamperedStore:
-    """Implements Store around `store`."""
+    """Implements Store around `store`.
 
-    def __init__(self, store: Any) -> None:
+    Args:
+        refuse: looks at each call (method and arguments), and raises where it is to fail.
+    """
+
+    def __init__(self, store: Any, refuse: Callable[[str, tuple[Any, ...]], None] = lambda *_: None) -> None:
         self.real = store
+        self._refuse = refuse
         self.calls: list[str] = []
         self.dead = False
         self._broken: dict[str, Callable[[], Exception]] = {}
@@ -87,8 +91,8 @@ class TamperedStore:
             if name in self._broken:
                 await asyncio.sleep(0)
                 raise self._broken[name]()
-            loop = asyncio.get_running_loop()
-            with loop.outside() if isinstance(loop, VirtualLoop) else nullcontext():
+            self._refuse(name, args)
+            with outside():
                 result = await real(*args, **kwargs)
             if gate is not None and gate.after:
                 await gate.pass_through()

@@ -391,6 +391,7 @@ class RealTime(World):
         for reader in self.readers:
             await reader.close()
         await self.supervisor.close()
+        await self.close_store()
         assert not self.crashes, self.crashes
 
 

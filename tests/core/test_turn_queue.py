@@ -497,18 +497,10 @@ async def test_a_queue_that_cannot_be_read_at_start_holds_up_no_other() -> None:
             await w.chat(name, "second")
         await settle()
         await w.kill()
-        made = w.real_store.load
-        broken = True
-
-        async def load(key: Any, limit: int) -> Any:
-            if broken and key.session_id == "a":
-                raise StoreUnavailable
-            return await made(key, limit)
-
-        w.real_store.load = load
+        w.refuse_load_of = "a"
         await w.start()
         await advance(3)
         assert w.turns.running == 1
-        broken = False
+        w.refuse_load_of = None
         await advance(3)
         assert w.turns.running == 2

@@ -15,7 +15,7 @@ import functools
 import selectors
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 # 2026-01-01T00:00:00Z.
@@ -101,6 +101,12 @@ def virtual_loop() -> VirtualLoop:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop), "this runs on virtual time only"
     return loop
+
+
+def outside() -> AbstractContextManager[None]:
+    """Around what waits for a thread: virtual time stands still meanwhile. Nothing on a loop of another kind."""
+    loop = asyncio.get_running_loop()
+    return loop.outside() if isinstance(loop, VirtualLoop) else nullcontext()
 
 
 async def settle() -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 
 from chatserver.config import Settings
+from chatserver.errors import StoreUnavailable
 from chatserver.principal import ANONYMOUS, Principal
 from chatserver.session_manager import LiveSession, SessionManager
 from chatserver.session_service import Caller, SessionService
-from chatserver.store.base import SessionKey, Store
+from chatserver.store.base import SessionKey, SessionRecord, Store
+from chatserver.store.sql import open_store
 from chatserver.tasks import Supervisor
 from chatserver.turns import TurnRunner
 from tests.checker.history import History
@@ -26,7 +28,7 @@ from tests.core.plain_store import PlainStore
 from tests.core.puppets import FakeModels, FakeTools, Puppet
 from tests.core.readers import FakeSink, Reader
 from tests.core.tampered_store import TamperedStore
-from tests.core.virtual import FakeClock, settle
+from tests.core.virtual import FakeClock, outside, settle
 
 NOBODY = Caller(ANONYMOUS, "192.0.2.1")
 
@@ -59,11 +61,27 @@ def test_settings(**changes: Any) -> Settings:
 test_settings.__test__ = False  # type: ignore[attr-defined]  # not a test for all its name
 
 
+async def plain_store() -> Any:
+    """An empty one of the fast kind."""
+    return PlainStore()
+
+
+async def sqlite_store() -> Any:
+    """An empty one of the real kind, in memory."""
+    with outside():
+        return await open_store(Settings.model_construct(**{**vars(test_settings()), "database_url": ":memory:"}))
+
+
+# What a world without a store of its own begins with: tests/core/conftest.py runs tests on each.
+STORES: dict[str, Callable[[], Awaitable[Any]]] = {"plain": plain_store, "sqlite": sqlite_store}
+new_store: list[Callable[[], Awaitable[Any]]] = [plain_store]
+
+
 class World:
     """See the module.
 
     Args:
-        store: what is durable; an empty PlainStore where None.
+        store: what is durable; a new one of the present kind where None.
         agents: models by name, the default first; one Puppet named `puppet` where none is given.
         settings: changes to the defaults.
     """
@@ -78,20 +96,23 @@ class World:
         self.crashes: list[str] = []
         self.histories: dict[str, History] = {}
         self.readers: list[Reader] = []
-        self.real_store: Any = store if store is not None else PlainStore()
+        self.real_store: Any = store
         self.store: TamperedStore
         self.supervisor: Supervisor
         self.manager: SessionManager
         self.turns: TurnRunner
         self.service: SessionService
         self.recovered = 0
+        self.refuse_load_of: str | None = None
 
     def _on_crash(self, task: str, error: BaseException) -> None:
         self.crashes.append(f"{task}: {error!r}")
 
     async def start(self, *, maintenance: bool = True) -> None:
         """Begin a process on the store."""
-        self.store = TamperedStore(self.real_store)
+        if self.real_store is None:
+            self.real_store = await new_store[0]()
+        self.store = TamperedStore(self.real_store, self._refuse)
         self.supervisor = Supervisor("world", self._on_crash)
         self.manager = SessionManager(
             self.settings,
@@ -116,6 +137,10 @@ class World:
             self.supervisor.start(self.manager.run(), "maintenance")
             self.supervisor.start(self.turns.checkpoints(), "checkpoints")
 
+    def _refuse(self, method: str, arguments: tuple[Any, ...]) -> None:
+        if method == "load" and arguments[0].session_id == self.refuse_load_of:
+            raise StoreUnavailable
+
     async def kill(self) -> None:
         """End the process as `kill -9` does: no call reaches the store any more, readers lose their connections."""
         self.store.dead = True
@@ -133,9 +158,15 @@ class World:
             await reader.close()
             reader.read()
         await self.supervisor.close()
+        await self.close_store()
         assert not self.crashes, self.crashes
         for history in self.histories.values():
             assert not history.problems(), history.problems()
+
+    async def close_store(self) -> None:
+        """Let go of the store; idempotent."""
+        with outside():
+            await self.real_store.close()
 
     # --- what tests do ---
 
@@ -198,6 +229,11 @@ class World:
         live = await fresh.pin(self.key(session_id, caller))
         return None if live is None else state_of(live)
 
+    async def record(self, session_id: str, caller: Caller = NOBODY) -> SessionRecord | None:
+        """The stored record."""
+        found: SessionRecord | None = await TamperedStore(self.real_store).record(self.key(session_id, caller))
+        return found
+
 
 def state_of(live: LiveSession) -> dict[str, Any]:
     """The live state as JSON values."""
@@ -212,6 +248,10 @@ async def world(
     """A world with a running process; checked when the block ends."""
     made = World(store, agents, **settings)
     await made.start()
-    yield made
+    try:
+        yield made
+    except BaseException:
+        await made.close_store()
+        raise
     await made.close()
     await asyncio.sleep(0)
