@@ -1,0 +1,1 @@
+"""What is durable: the protocol (base.py) and its implementation over SQL (sql.py)."""
