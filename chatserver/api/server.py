@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable
 from typing import Any
 
 from aiohttp import web
@@ -72,11 +73,15 @@ class GuardedServer(web.Server):
     def __init__(self, settings: Settings, plain: web.Server) -> None:
         handle = plain.request_handler
 
-        async def unless_expecting_more(request: web.BaseRequest) -> web.StreamResponse:
+        async def refuse() -> web.StreamResponse:
+            return problems.http_response(417, secrets.token_hex(8))
+
+        def unless_expecting_more(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
             # RFC 9110 §10.1.1. aiohttp refuses it too, but before any middleware runs, as text that quotes the header.
+            # Not a coroutine itself: its frame would stand behind every open stream.
             if request.headers.get("Expect", "100-continue").lower() != "100-continue":
-                return problems.http_response(417, secrets.token_hex(8))
-            return await handle(request)
+                return refuse()
+            return handle(request)
 
         super().__init__(
             unless_expecting_more,

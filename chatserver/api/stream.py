@@ -6,11 +6,11 @@ chunks (1.6x over StreamResponse.write), with the stall guard of streams/subscri
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import cast
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp_sse import EventSourceResponse
 
@@ -36,9 +36,13 @@ class EventStream(EventSourceResponse):
         super().__init__(sep="\n", send_timeout=stall_seconds)
         self.headers["Cache-Control"] = "no-cache, no-transform"
 
-    async def _ping(self) -> None:
-        """Stand in for the library's ping task, which marks the response as connected."""
-        await asyncio.get_running_loop().create_future()
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the head, and let go of the library's ping task: it would weigh a kilobyte for each stream."""
+        writer = await super().prepare(request)
+        if self._ping_task is not None:
+            self._ping_task.cancel()
+            self._ping_task = None
+        return writer
 
 
 class _Chunks:
@@ -115,6 +119,7 @@ async def _prepare(request: web.Request, app: Services) -> tuple[EventStream, Co
     _bound_kernel_backlog(request)
     await response.prepare(request)
     await response.write(b"retry: %d\n\n" % app.hub.retry_milliseconds())
+    response.headers.clear()  # they are out, and weigh another kilobyte
     connection = Connection(
         TransportSink(request, response),
         stall_seconds=app.settings.stall_timeout_seconds,
@@ -130,29 +135,36 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     view = request.query.get("format", "events")
     if view not in ("events", "state"):
         raise InvalidFields([FieldError(("format",), "must be 'events' or 'state'")])
-    async with app.sessions.open(caller, session_id_of(request), create="provisional") as live:
-        tell_session(request, live)
-        app.sessions.check_subscribers(live)
-        with app.hub.place(caller.counted_as):
+    with app.hub.place(caller.counted_as):
+        async with app.sessions.open(caller, session_id_of(request), create="provisional") as live:
+            tell_session(request, live)
+            app.sessions.check_subscribers(live)
             response, connection = await _prepare(request, app)
-            async with response:
-                with app.hub.joined(connection):
-                    if live.removed:  # deleted while the headers went out
-                        connection.send(encode_plain(wire(SessionDeleted(live.key.session_id))))
-                    elif view == "state":
-                        await _serve_states(live, connection, app)
-                    else:
-                        Subscription(live, connection, live.key.session_id, after, ends_connection=True)
-                        await connection.serve()
+            states = _follow(live, connection, app, view, after)
+        # Its subscriber keeps the session live now: the pin may go, and with it what looked the session up.
+        with app.hub.joined(connection):
+            if states is None:
+                await connection.serve()
+            else:
+                try:
+                    await states.serve()
+                finally:
+                    states.cancel()
     return response
 
 
-async def _serve_states(live: LiveSession, connection: Connection, app: Services) -> None:
-    states = StateView(live, connection, interval_seconds=app.settings.state_interval_seconds)
-    try:
-        await states.serve()
-    finally:
-        states.cancel()
+def _follow(
+    live: LiveSession, connection: Connection, app: Services, view: str, after: Position | None
+) -> StateView | None:
+    """Subscribe; gives the view that has to be served, where it is not the connection itself."""
+    if live.removed:  # deleted while the headers went out
+        connection.send(encode_plain(wire(SessionDeleted(live.key.session_id))))
+        connection.end()
+    elif view == "state":
+        return StateView(live, connection, interval_seconds=app.settings.state_interval_seconds)
+    else:
+        Subscription(live, connection, live.key.session_id, after, ends_connection=True)
+    return None
 
 
 # --- several sessions over one connection ---
@@ -224,10 +236,9 @@ async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
     with app.hub.place(caller.counted_as):
         response, connection = await _prepare(request, app)
         name = (caller.counted_as, stream_id) if stream_id is not None else None
-        async with response:
-            with app.hub.joined(connection, name):
-                await Multiplex(app, caller, connection).add(items)
-                await connection.serve()
+        with app.hub.joined(connection, name):
+            await Multiplex(app, caller, connection).add(items)
+            await connection.serve()
     return response
 
 

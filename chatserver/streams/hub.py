@@ -9,13 +9,47 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from chatserver.clock import Clock
 from chatserver.config import Settings
 from chatserver.errors import Draining, RateLimited, Unavailable
 from chatserver.streams.subscriber import Connection, goodbye_frame, ping_frame
+
+
+class Place:
+    """One of the places for streams. A class, since a generator's frame weighs four times as much, for each stream."""
+
+    __slots__ = ("_caller", "_hub")
+
+    def __init__(self, hub: StreamHub, caller: str) -> None:
+        self._hub = hub
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        self._hub._take(self._caller)
+
+    def __exit__(self, *_: object) -> None:
+        self._hub._free(self._caller)
+
+
+class Joined:
+    """One connection's time among those that are pinged."""
+
+    __slots__ = ("_bucket", "_connection", "_hub", "_name")
+
+    _bucket: set[Connection]
+
+    def __init__(self, hub: StreamHub, connection: Connection, name: tuple[str, str] | None) -> None:
+        self._hub = hub
+        self._connection = connection
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._bucket = self._hub._join(self._connection, self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._bucket.discard(self._connection)
+        self._hub._leave(self._connection, self._name)
 
 
 class StreamHub:
@@ -35,14 +69,16 @@ class StreamHub:
     def __len__(self) -> int:
         return self._count
 
-    @contextmanager
-    def place(self, caller: str) -> Iterator[None]:
-        """Hold one of the places for streams.
+    def place(self, caller: str) -> Place:
+        """Hold one of the places for streams, from entering until leaving.
 
         Args:
             caller: who counts: a principal or an address.
-        Raises: Unavailable (`too_many_streams`), RateLimited (`too_many_streams`), Draining.
+        Raises (entering): Unavailable (`too_many_streams`), RateLimited (`too_many_streams`), Draining.
         """
+        return Place(self, caller)
+
+    def _take(self, caller: str) -> None:
         if self._farewell is not None:
             raise Draining()
         if self._count >= self._settings.max_streams:
@@ -54,23 +90,24 @@ class StreamHub:
             )
         self._count += 1
         self._by_caller[caller] = mine + 1
-        try:
-            yield
-        finally:
-            self._count -= 1
-            left = self._by_caller[caller] - 1
-            if left:
-                self._by_caller[caller] = left
-            else:
-                del self._by_caller[caller]
 
-    @contextmanager
-    def joined(self, connection: Connection, name: tuple[str, str] | None = None) -> Iterator[None]:
-        """Ping this connection and say goodbye to it while it lives.
+    def _free(self, caller: str) -> None:
+        self._count -= 1
+        left = self._by_caller[caller] - 1
+        if left:
+            self._by_caller[caller] = left
+        else:
+            del self._by_caller[caller]
+
+    def joined(self, connection: Connection, name: tuple[str, str] | None = None) -> Joined:
+        """Ping this connection and say goodbye to it, from entering until leaving, which closes it.
 
         Args:
             name: owner and client-chosen id of a multiplexed stream; an older one of that name is ended.
         """
+        return Joined(self, connection, name)
+
+    def _join(self, connection: Connection, name: tuple[str, str] | None) -> set[Connection]:
         bucket = self._buckets[self._next_bucket % len(self._buckets)]
         self._next_bucket += 1
         bucket.add(connection)
@@ -80,13 +117,12 @@ class StreamHub:
             self._named[name] = connection
         if self._farewell is not None:  # the drain began while the headers went out
             self._say_goodbye(connection)
-        try:
-            yield
-        finally:
-            bucket.discard(connection)
-            if name is not None and self._named.get(name) is connection:
-                del self._named[name]
-            connection.close()
+        return bucket
+
+    def _leave(self, connection: Connection, name: tuple[str, str] | None) -> None:
+        if name is not None and self._named.get(name) is connection:
+            del self._named[name]
+        connection.close()
 
     def named(self, name: tuple[str, str]) -> Connection | None:
         """The multiplexed stream of that owner and id."""
