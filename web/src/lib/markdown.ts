@@ -1,8 +1,8 @@
 // Markdown of an answer that is still growing, as blocks that keep still once they are settled.
 //
-// Only the last two blocks behind a blank line can still change when something is appended, so only they are read again; a
-// block whose source did not change is the same object as before, and its component does nothing. When the text is complete
-// it is read once more as a whole, so what stands in the end never depends on how it came.
+// Only the last two blocks behind a blank line can still change when something is appended, so only they are read again.
+// A block before the last whose source did not change is the same object as before, and its component does nothing. When
+// the text is complete it is read once more as a whole, so what stands in the end never depends on how it came.
 // Making HTML safe is sanitize.ts's work; every block's HTML has been through it.
 
 import { Lexer, Marked, type Links, type Token, type Tokens } from "marked";
@@ -57,6 +57,7 @@ const marked = new Marked({
 });
 
 export class MarkdownBlocks {
+  #source = ""; // of the last update
   #settledText = "";
   #settled = 0; // so many blocks come from #settledText
   #links: Links = {};
@@ -77,11 +78,14 @@ export class MarkdownBlocks {
     this.#defined = JSON.stringify(links);
     const shown = done ? tokens : [...tokens.slice(0, -1), ...tidied(tokens.at(-1), links)];
     const before = this.#blocks;
-    const fresh = shown.filter(isShown).map((token, i) => {
-      const old = before[this.#settled + i];
-      return block(token, redefined && token.raw.includes("]") ? undefined : old);
+    const visible = shown.filter(isShown);
+    const fresh = visible.map((token, i) => {
+      // The last block may mean something else with the same source (white space can end a table's row).
+      const same = (i < visible.length - 1 || source === this.#source) && !(redefined && token.raw.includes("]"));
+      return block(token, same ? before[this.#settled + i] : undefined);
     });
     this.#blocks = [...before.slice(0, this.#settled), ...fresh];
+    this.#source = source;
     if (!done) this.#settle(source, tokens);
     return this.#blocks;
   }

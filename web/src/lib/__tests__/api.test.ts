@@ -109,7 +109,7 @@ describe("Api", () => {
     json(404, { code: "not_found", title: "Not found" });
     expect(await api.models()).toEqual(NO_MODELS);
     json(200, { models: [{ id: "tiny", kind: "openai" }, { id: "docs" }, { nonsense: true }], default_model: "tiny" });
-    expect(await api.models()).toEqual({ ids: ["tiny", "docs"], defaultId: "tiny" });
+    expect(await api.models()).toEqual({ ids: ["tiny", "docs"], defaultId: "tiny", maxMessageChars: null });
   });
 
   it("withdraws a queued turn by its id", async () => {
