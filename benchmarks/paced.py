@@ -23,6 +23,7 @@ FIRST = 400
 GROWTH = 1.5
 # The answer to "how many" is given to within this factor.
 PRECISION = 1.08
+TRIES = 2
 AIM = 2.5
 
 
@@ -60,18 +61,27 @@ async def _step(kind: Kind, sessions: int) -> _Step:
     return _Step(sessions, p99, share, carried=p99 < LIMIT_MS and not silent)
 
 
+async def _tried(kind: Kind, sessions: int) -> _Step:
+    """A step, tried again where it fails: another program on this machine can spoil one, never better it."""
+    for _ in range(TRIES):
+        step = await _step(kind, sessions)
+        if step.carried:
+            break
+    return step
+
+
 async def _capacity(kind: Kind, *, quick: bool) -> _Step:
     """The largest number of sessions that was carried."""
     good = _Step(0, 0.0, 0.0, carried=True)
     sessions = FIRST
     while True:
-        step = await _step(kind, sessions)
+        step = await _tried(kind, sessions)
         if not step.carried:
             bad = sessions
             break
         good, sessions = step, int(sessions * GROWTH)
     while not quick and good.sessions and bad / good.sessions > PRECISION:
-        step = await _step(kind, (good.sessions + bad) // 2)
+        step = await _tried(kind, (good.sessions + bad) // 2)
         if step.carried:
             good = step
         else:
@@ -99,6 +109,7 @@ async def run(plan: Plan) -> Report:
     measured = ratio([s.sessions for s in found[CHATSERVER.name]], [max(1, s.sessions) for s in found[BASELINE.name]])
     report.aim(f"{measured:.1f}× the baseline's sessions, ≥ {AIM}× wanted", met=measured >= AIM)
     report.notes.append(
-        f"One tab a session, agents on independent clocks; the number is narrowed down to within {PRECISION - 1:.0%}."
+        f"One tab a session, agents on independent clocks; the number is narrowed down to within {PRECISION - 1:.0%}; "
+        f"a number that fails is tried {TRIES} times."
     )
     return report
