@@ -355,15 +355,18 @@ class CoreMachine(RuleBasedStateMachine):
     # --- agents ---
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), pieces=st.lists(TEXTS, min_size=1, max_size=4), pause=st.booleans())
-    def say(self, data: st.DataObject, pieces: list[str], pause: bool) -> None:
-        """The agent says something; without a pause some of it still waits for the flush afterwards."""
+    @rule(data=st.data(), pieces=st.lists(TEXTS, min_size=1, max_size=4), pause=st.sampled_from([0, 0.01, 3]))
+    def say(self, data: st.DataObject, pieces: list[str], pause: float) -> None:
+        """The agent says something; without a pause some of it still waits for the flush afterwards, after a long one
+        all of it has been checkpointed."""
         _, session = data.draw(st.sampled_from(self.running()))
         assert session.running is not None
         assert session.running.answer is not None
         self.speech.of(session.running.turn_id).say(*pieces, Reasoning("hm"))
         session.running.answer.content += "".join(pieces)
-        self.do(advance(0.01) if pause else settle())
+        self.do(advance(pause) if pause else settle())
+        if pause > CHECKPOINT_SECONDS:
+            self.mark_saved()
 
     @precondition(lambda self: self.running())
     @rule(data=st.data())
@@ -390,6 +393,23 @@ class CoreMachine(RuleBasedStateMachine):
             strings.fail(ValueError("what agents do"))
         session.end(how)
         self.do(settle())
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), acts=st.lists(st.sampled_from(["say", "say", "wait", "tool", "end"]), min_size=2, max_size=6))
+    def act(self, data: st.DataObject, acts: list[str]) -> None:
+        """An answer goes on for a while."""
+        for what in acts:
+            if not self.running():
+                return
+            match what:
+                case "say":
+                    self.say(data, ["w\u00f6rd "], 0)
+                case "tool":
+                    self.call_tool(data)
+                case "end":
+                    self.end_turn(data, "completed")
+                case _:
+                    self.wait(3)
 
     # --- trouble ---
 
@@ -642,6 +662,12 @@ class CoreMachine(RuleBasedStateMachine):
                 turn.answer.content, turn.answer.calls = stored.content, len(stored.tool_calls)
             else:
                 assert stored.content == turn.answer.content
+
+    @precondition(lambda self: self.running())
+    @rule()
+    def crash(self) -> None:
+        """In the middle of somebody's answer."""
+        self.restart(True, 0)
 
     # --- readers ---
 
