@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatserver import rate_limit
@@ -86,6 +86,7 @@ def test_after_a_quiet_period_the_whole_burst_is_back() -> None:
         time.now += quiet
 
 
+@settings(derandomize=True)
 @given(
     limit=st.integers(1, 50),
     period=st.floats(0.5, 3600),

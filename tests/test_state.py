@@ -223,7 +223,7 @@ def test_an_answer_that_left_the_window_is_whole_when_it_ends() -> None:
 # --- any sequence ---
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, derandomize=True)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 120))
 def test_a_snapshot_at_any_cut_and_the_rest_give_the_whole(seed: int, steps: int) -> None:
     """Through the bytes as they go out, with the reducer of another author (spec T4)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatserver.events import END_OF_FENCE, START, Frame, Position
@@ -126,6 +126,7 @@ def test_clearing_an_empty_log_changes_nothing(open_log: OpenLog) -> None:
 
 
 @pytest.mark.parametrize("name", LOGS)
+@settings(derandomize=True)
 @given(
     steps=st.lists(
         st.one_of(st.tuples(st.just("add"), st.integers(0, 3), st.integers(0, 300)), st.just(("clear", 0, 0))),
