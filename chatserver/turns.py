@@ -434,11 +434,15 @@ class TurnRunner:
             return
         try:
             await self._store.checkpoint([chunk for _, chunk in taken])
-        except Exception as error:  # the turn's border: one failure must not end the checkpoints of all turns
-            expected = isinstance(error, ChatServerError)
-            self._log.warning("checkpoint_failed", chunks=len(taken), exc_info=None if expected else error)
+        except BaseException as error:
+            # After a cancel too, which decides nothing: an agent may have given up on a tool call and go on without it.
             for run, chunk in taken:
                 run.unsent.append(chunk)
+            if not isinstance(error, Exception):
+                raise
+            # The turn's border: one failure must not end the checkpoints of all turns.
+            expected = isinstance(error, ChatServerError)
+            self._log.warning("checkpoint_failed", chunks=len(taken), exc_info=None if expected else error)
 
     async def _checkpoint_one(self, run: Run) -> None:
         await self._checkpoint([run])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from chatserver.agents.base import AgentTurn
 from chatserver.errors import NotFound, StoreCorrupt, StoreFull, StoreUnavailable
+from tests.core.puppets import Play
 from tests.core.tampered_store import WRITES
 from tests.core.virtual import advance, settle, virtual
 from tests.core.world import NOBODY, World, world
@@ -266,6 +270,31 @@ async def test_a_checkpoint_that_fails_for_a_reason_nobody_planned_is_not_the_la
         await w.kill()
         await w.start()
         assert (await w.state("s"))["messages"][-1]["content"] == "ab"
+
+
+@virtual
+async def test_a_checkpoint_that_was_given_up_is_made_up_for() -> None:
+    """An agent that waits for a tool only so long cancels the checkpoint before it; the text in it is not lost."""
+
+    async def impatient(turn: AgentTurn) -> AsyncIterator[str]:
+        yield "before "
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await turn.tools.call("srv", "echo", {})
+        yield "after"
+        await asyncio.sleep(1000)
+
+    async with world(agents={"m": Play(impatient)}) as w:
+        gate = w.store.gate("checkpoint")
+        await w.chat("s", "one")
+        await gate.reached.wait()
+        await advance(0.2)
+        w.store.ungate("checkpoint")
+        await advance(1)
+        await w.kill()
+        await w.start()
+        answer = (await w.state("s"))["messages"][-1]
+        assert (answer["content"], [c["offset"] for c in answer["tool_calls"]]) == ("before after", [7])
 
 
 @virtual
