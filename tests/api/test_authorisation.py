@@ -1,0 +1,175 @@
+"""Who may do what: every route, for every kind of caller, in one table (spec S5).
+
+A row says what the request is and which rule it falls under; a rule says what each kind of caller gets. Whoever adds a
+route adds its row here, or the last test fails.
+
+Each row is asked for two sessions: one that the visitor `owner` made, and one that a caller without identity made. The
+refused callers go first, so that the owner's own request shows that theirs changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from chatserver.api.routes import ROUTES
+from tests.api.conftest import Api
+
+CANARY = "canary-of-the-owner-4711"
+
+# Kinds of callers: `owner` made the session and `other` is another visitor of its tenant; `none` has no identity;
+# `forged` brings a visitor's cookie that was not signed here.
+CALLERS = ("owner", "other", "none", "forged")
+
+OK = "ok"
+Rule = Mapping[str, int | str]
+
+# What a session's maker alone may do; for others it is forbidden.
+OWNED: Rule = {"owner": OK, "other": 403, "none": 403, "forged": 403}
+# The same on a session that nobody owns: callers with an identity are kept out of it.
+UNOWNED: Rule = {"owner": 403, "other": 403, "none": OK, "forged": OK}
+# What concerns no session, or the caller's own ones only: the answer holds nothing of anybody else's.
+ANYBODY: Rule = dict.fromkeys(CALLERS, OK)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One route.
+
+    Args:
+        method, path: as in the URL table.
+        target: what is asked for; `{session}`, `{queued}` and the like are filled in. The path itself where empty.
+        body: sent as JSON, filled in too.
+        owned, unowned: the rules for either session.
+        ok: the status where it is allowed.
+    """
+
+    method: str
+    path: str
+    target: str = ""
+    body: Mapping[str, Any] | None = None
+    owned: Rule = field(default_factory=lambda: OWNED)
+    unowned: Rule = field(default_factory=lambda: UNOWNED)
+    ok: int = 200
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def _open(method: str, path: str, target: str = "", body: Mapping[str, Any] | None = None, ok: int = 200) -> Row:
+    return Row(method, path, target, body, ANYBODY, ANYBODY, ok)
+
+
+SESSION = {"session_id": "{session}"}
+TABLE: tuple[Row, ...] = (
+    _open("GET", "/health"),
+    _open("GET", "/health/ready"),
+    Row("POST", "/api/chat", body={"message": "hello", **SESSION}),
+    Row("GET", "/api/state", "/api/state?session_id={session}"),
+    Row("GET", "/api/chat/stream", "/api/chat/stream?session_id={session}"),
+    Row("GET", "/api/chat/stream", "/api/chat/stream?session_id={session}&format=state"),
+    Row("GET", "/api/chat/stream", "/api/chat/stream?session_id={session}&last_event_id={position}"),
+    Row("POST", "/api/interrupt", body=SESSION),
+    Row("POST", "/api/system", body={"message": "hello", **SESSION}),
+    Row("POST", "/api/mcp-command", body={"command": "list_servers", **SESSION}),
+    Row("DELETE", "/api/queue/{turn_id}", "/api/queue/{queued}?session_id={session}"),
+    Row("GET", "/api/stream", "/api/stream?sessions={session}"),
+    Row("GET", "/api/stream", "/api/stream?sessions={session}@{position}"),
+    # A stream's name is its opener's: to others there is no such stream.
+    Row(
+        "POST",
+        "/api/stream",
+        body={"stream": "mine", "add": ["{session}"]},
+        owned={"owner": 404, "other": 404, "none": 404, "forged": 404},
+        unowned={"owner": 404, "other": 404, "none": 404, "forged": 404},
+    ),
+    _open("GET", "/api/models"),
+    _open("GET", "/"),
+    _open("GET", "/{path:(?!api/|health/)[^/].*}", "/favicon.svg"),
+)
+
+
+@dataclass(slots=True)
+class Scene:
+    """A server with a session of the owner and an unowned one, both with a running and a queued turn."""
+
+    api: Api
+    headers: dict[str, dict[str, str]]
+    fill: dict[str, dict[str, str]]
+
+    async def ask(self, row: Row, session: str, caller: str) -> tuple[int, str]:
+        """The status, and everything that came; of a stream only its head, which has to begin at once."""
+        target = (row.target or row.path).format_map(self.fill[session])
+        body = None if row.body is None else _filled(row.body, self.fill[session])
+        async with self.api.http.request(
+            row.method, self.api.url(target), json=body, headers=self.headers[caller]
+        ) as response:
+            if response.headers["Content-Type"].startswith("text/event-stream"):
+                return response.status, ""
+            return response.status, f"{response.headers} {await response.text()}"
+
+
+def _filled(value: Any, fill: Mapping[str, str]) -> Any:
+    match value:
+        case str():
+            return value.format_map(fill)
+        case Mapping():
+            return {k: _filled(v, fill) for k, v in value.items()}
+        case list():
+            return [_filled(v, fill) for v in value]
+        case _:
+            return value
+
+
+async def _visitor(api: Api) -> dict[str, str]:
+    async with api.http.get(api.url("/")) as response:
+        return {"Cookie": f"chatserver_visitor={response.cookies['chatserver_visitor'].value}"}
+
+
+@pytest.fixture
+async def scene(api: Api) -> Scene:
+    """See Scene."""
+    headers = {
+        "owner": await _visitor(api),
+        "other": await _visitor(api),
+        "none": {},
+        "forged": {"Cookie": f"chatserver_visitor={'0' * 32}.forged"},
+    }
+    fill: dict[str, dict[str, str]] = {}
+    for session, maker in (("owned", "owner"), ("unowned", "none")):
+        said = {"session_id": session, "message": f"/say {CANARY}\n/hang"}
+        for _ in range(2):
+            status, state, _ = await api.call("POST", "/api/chat", json=said, headers=headers[maker])
+            assert status == 200, state
+        fill[session] = {
+            "session": session,
+            "position": state["position"],
+            "queued": state["queue"][0]["turn_id"],
+            "running": state["active_turn_id"],
+            "message": state["messages"][0]["id"],
+        }
+    return Scene(api, headers, fill)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+async def test_each_caller_gets_what_the_table_says(row: Row, scene: Scene) -> None:
+    """And nothing of the owner's words, whatever the status."""
+    for session, rule, maker in (("owned", row.owned, "owner"), ("unowned", row.unowned, "none")):
+        assert set(rule) == set(CALLERS)
+        for caller in sorted(CALLERS, key=lambda c: (rule[c] == OK, c == maker)):
+            status, text = await scene.ask(row, session, caller)
+            expected = row.ok if rule[caller] == OK else rule[caller]
+            # What was there to be withdrawn or deleted was so by the first who might; the rest may be told of that.
+            assert status == expected or (status == 404 and row.method == "DELETE" and rule[caller] == OK), (
+                f"{row} of the {session} session for {caller}: {status}, not {expected}: {text}"
+            )
+            if session == "owned" and caller != "owner":
+                assert CANARY not in text, f"{row} tells {caller} the owner's words"
+
+
+def test_every_route_has_its_row() -> None:
+    """A route that nobody thought about here is one that nobody may have thought about."""
+    assert {(row.method, row.path) for row in TABLE} == {(route.method, route.path) for route in ROUTES}
