@@ -96,6 +96,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             store,
             missing_api_key=catalog.missing_api_key,
             on_evict=agents.tools.close_session,
+            log=log,
         )
         turns = TurnRunner(settings, clock, store, manager, catalog.resolve, agents.tools, turn_supervisor, log)
         stack.push_async_callback(turn_supervisor.close)

@@ -4,7 +4,7 @@ Invariants: whatever the agent does, the outcome is decided before the pump ends
 close, so that a cleanup that hangs holds only itself. What an agent yields is checked here, once: nothing behind it
 can be made to fail by it. An agent that never waits is made to.
 
-It tells nothing itself (run.py) and commits nothing (turns.py).
+It tells nothing itself (run.py) and commits nothing (checkpoints.py, turn_ends.py).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ more, whatever its agent still yields. Text goes out at once when the last piece
 together with its neighbours when not, so that a fast upstream costs one event per interval and a slow one waits for
 nothing.
 
-It does not commit and does not start (turns.py).
+It does not commit (turn_ends.py, checkpoints.py) and does not start (turn_life.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import orjson
 
 from chatserver import events as ev
 from chatserver.agents.json_border import clean_text
+from chatserver.live_session import LiveSession
 from chatserver.message import Message, Outcome, Usage
 from chatserver.principal import Principal
-from chatserver.session_manager import LiveSession
 from chatserver.store.base import Chunk
 from chatserver.turn_tools import TurnTools
 

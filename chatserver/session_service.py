@@ -26,12 +26,14 @@ from chatserver.errors import (
     RateLimited,
     TooLarge,
 )
+from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
+from chatserver.new_turn import NewTurn, OnBusy
 from chatserver.principal import Principal
 from chatserver.rate_limit import RateLimiter
-from chatserver.session_manager import LiveSession, SessionManager
+from chatserver.session_manager import SessionManager
 from chatserver.store.base import SessionKey, SessionRecord
-from chatserver.turns import NewTurn, OnBusy, TurnRunner
+from chatserver.turns import TurnRunner
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 DEFAULT_PROJECT = "default"

@@ -11,7 +11,7 @@ import pytest
 
 from chatserver.errors import StoreUnavailable
 from chatserver.events import END_OF_FENCE, Position
-from chatserver.session_manager import LiveSession
+from chatserver.live_session import LiveSession
 from chatserver.store.base import SessionKey, SessionRecord
 from tests.core.virtual import EPOCH, advance, settle, virtual
 from tests.core.world import NOBODY, World, state_of, world
@@ -172,7 +172,7 @@ async def test_what_comes_back_is_what_left() -> None:
             before = state_of(live)
         await w.kill()
         await w.start()
-        w.turns.draining = True  # the queue stays as it is
+        w.turns._under_way.draining = True  # the queue stays as it is
         async with w.service.open(NOBODY, "s", create="no") as live:
             after = state_of(live)
         running = before["messages"][-1]
@@ -468,6 +468,25 @@ async def test_eviction_between_the_look_and_the_removal_cannot_happen() -> None
         assert pinned is not None
         assert w.manager.peek(left.key) is left
         w.manager.unpin(pinned)
+
+
+@virtual
+async def test_tools_that_fail_to_close_do_not_stop_maintenance() -> None:
+    """The failure is logged; the other sessions leave memory, then and later."""
+    async with world(idle_eviction_seconds=60, eviction_interval_seconds=10) as w:
+        for name in "ab":
+            await w.system(name, "hello")
+
+        async def broken_close(_key: tuple[str, str]) -> None:
+            raise OSError("no such process")
+
+        w.manager._on_evict = broken_close  # type: ignore[assignment]
+        await advance(80)
+        assert w.manager.live() == []
+        assert w.log.events().count("tools_not_closed") == 2
+        await w.system("c", "hello")
+        await advance(80)
+        assert w.manager.live() == []
 
 
 @virtual

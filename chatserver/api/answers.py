@@ -9,7 +9,7 @@ from aiohttp import web
 
 from chatserver.api.middleware import SESSION_ID
 from chatserver.api.reading import wants_minimal
-from chatserver.session_manager import LiveSession
+from chatserver.live_session import LiveSession
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:

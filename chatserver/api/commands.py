@@ -16,7 +16,7 @@ from chatserver.api import schemas as s
 from chatserver.api.reading import parse
 from chatserver.api.services import Services
 from chatserver.errors import InvalidRequest, TooLarge, ToolError
-from chatserver.session_manager import LiveSession
+from chatserver.live_session import LiveSession
 from chatserver.session_service import Caller
 
 

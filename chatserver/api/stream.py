@@ -20,7 +20,7 @@ from chatserver.api.schemas import StreamBody
 from chatserver.api.services import Services, services
 from chatserver.errors import FieldError, InvalidFields, InvalidRequest, NotFound, RateLimited
 from chatserver.events import Position, SessionDeleted, encode_plain, wire
-from chatserver.session_manager import LiveSession
+from chatserver.live_session import LiveSession
 from chatserver.session_service import SESSION_ID, Caller
 from chatserver.streams.subscriber import Connection, StateView, Subscription
 

@@ -49,7 +49,7 @@ async def test_an_answer_that_cannot_be_saved_is_told_and_saved_later(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exactly one terminal event; the text stays, and is committed when the store is back."""
-    monkeypatch.setattr("chatserver.turns.TERMINAL_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("chatserver.turn_ends.TERMINAL_RETRY_SECONDS", 0.1)
     store = type(api.server.services.store)
 
     async def fail(*_: Any, **__: Any) -> None:

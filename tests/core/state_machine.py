@@ -26,7 +26,7 @@ from chatserver.agents.base import Reasoning
 from chatserver.clock import rfc3339
 from chatserver.errors import StoreUnavailable
 from chatserver.events import Position
-from chatserver.session_manager import LiveSession
+from chatserver.live_session import LiveSession
 from chatserver.session_service import Caller
 from chatserver.store.base import SessionKey
 from tests.checker.history import History

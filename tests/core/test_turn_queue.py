@@ -448,12 +448,12 @@ async def test_a_queue_whose_model_cannot_be_resolved_rests_and_holds_nobody_up(
         await settle()
         resolve = w.models.entries.pop("puppet")
         w.models.entries["other"] = resolve
-        w.turns._resolve_model = lambda _model: {}[_model]  # type: ignore[assignment,index]
+        w.turns._life._resolve_model = lambda _model: {}[_model]  # type: ignore[assignment,index]
         w.puppet.last.end()
         await advance(3)
         assert waiting(reader) == [(1, "two")]
         assert w.log.events().count("queued_turn_not_started") == 1
-        w.turns._resolve_model = w.models.resolve  # type: ignore[assignment]
+        w.turns._life._resolve_model = w.models.resolve  # type: ignore[assignment]
         await advance(1)
         assert asked(reader) == ["one", "two"]
 

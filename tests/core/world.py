@@ -16,8 +16,9 @@ import orjson
 
 from chatserver.config import Settings
 from chatserver.errors import StoreUnavailable
+from chatserver.live_session import LiveSession
 from chatserver.principal import ANONYMOUS, Principal
-from chatserver.session_manager import LiveSession, SessionManager
+from chatserver.session_manager import SessionManager
 from chatserver.session_service import Caller, SessionService
 from chatserver.store.base import SessionKey, SessionRecord, Store
 from chatserver.store.sql import open_store
@@ -120,6 +121,7 @@ class World:
             self.store,
             missing_api_key=self.models.missing_api_key,
             on_evict=self.tools.close_session,
+            log=self.log,  # type: ignore[arg-type]  # takes the same calls
         )
         self.turns = TurnRunner(
             self.settings,
@@ -225,6 +227,7 @@ class World:
             TamperedStore(self.real_store),
             missing_api_key=self.models.missing_api_key,
             on_evict=self.tools.close_session,
+            log=self.log,  # type: ignore[arg-type]  # takes the same calls
         )
         live = await fresh.pin(self.key(session_id, caller))
         return None if live is None else state_of(live)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from chatserver import events as ev
 from chatserver.events import Position
+from chatserver.live_session import LiveSession
 from chatserver.message import Approval, Message, Outcome, Role, Status, ToolCall, ToolResult, Usage
-from chatserver.session_manager import LiveSession
 from chatserver.state import ChatState
 from chatserver.store.base import SessionKey, SessionRecord
 from chatserver.streams.memory import MemoryLog

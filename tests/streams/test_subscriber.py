@@ -11,7 +11,7 @@ import pytest
 
 from chatserver import events as ev
 from chatserver.events import Position
-from chatserver.session_manager import LiveSession
+from chatserver.live_session import LiveSession
 from chatserver.streams.subscriber import Connection, StateView, goodbye_frame, ping_frame
 from tests.core.readers import BACKLOG_BYTES, STALL_SECONDS, FakeSink, Reader
 from tests.core.virtual import advance, settle, virtual

@@ -1,0 +1,78 @@
+"""SessionDeletion: removes a session from store, streams and memory at once (spec U4).
+
+Invariants: while it is under way nothing new begins in the session. Its turn is stopped first and given
+`delete_grace_seconds` to end; a turn whose end the store can't take is ended here. `session.deleted` is the last event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from chatserver import events as ev
+from chatserver.agents.base import ToolServers
+from chatserver.config import Settings
+from chatserver.live_session import LiveSession
+from chatserver.run import Run
+from chatserver.session_manager import SessionManager
+from chatserver.store.base import Store
+from chatserver.turn_ends import TurnEnds
+from chatserver.turn_queue import TurnQueue
+
+
+class SessionDeletion:
+    """See the module."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        manager: SessionManager,
+        servers: ToolServers,
+        ends: TurnEnds,
+        queue: TurnQueue,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._manager = manager
+        self._servers = servers
+        self._ends = ends
+        self._queue = queue
+
+    async def delete(self, live: LiveSession) -> bool:
+        """Delete it; False where somebody else has. Raises what the store raises; the session then stays."""
+        live.deletions += 1
+        try:
+            while True:
+                run: Run | None = live.run
+                if run is not None:
+                    run.finish("interrupted")
+                    await asyncio.wait({run.ended}, timeout=self._settings.delete_grace_seconds)
+                async with live.lock:
+                    if live.removed:
+                        return False
+                    if live.run is not None and live.run is not run:
+                        continue  # its start was being committed when this began
+                    existed = await self._delete_now(live)
+                    break
+        finally:
+            live.deletions -= 1
+            if not live.removed and live.queued:
+                self._queue.resting.add(live)  # the store is away; what was held back may go on
+        await self._servers.close_session(live.key)
+        return existed
+
+    async def _delete_now(self, live: LiveSession) -> bool:
+        """Remove it from the store, tell it, remove it from memory; the lock is held."""
+        existed = await self._store.delete_session(live.key)
+        run: Run | None = live.run
+        if run is not None:  # its end could not be committed in time, and need not be any more
+            run.close()
+            live.append(ev.TurnEnded(run.session_id, run.turn_id, run.answer_id, "interrupted", run.usage))
+        live.queued.clear()
+        self._ends.forget(live)
+        self._queue.resting.discard(live)
+        if not live.provisional:
+            live.begin_fence(live.fence + 1)  # the store leaves this one out, should the session be made anew
+        live.append(ev.SessionDeleted(live.key.session_id))
+        self._manager.remove(live)
+        return existed

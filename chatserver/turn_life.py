@@ -1,0 +1,164 @@
+"""TurnLife: one turn from its committed start to its end, in a task of its own.
+
+Invariants: the user's message and the empty answer are committed before anything is told; at most one turn runs per
+session; the next one is looked for after the end of the one before. A turn belongs to the server's supervisor, never to
+a request.
+
+When a turn starts is turn_queue.py's to say; it iterates no agent (pump.py) and commits no end (turn_ends.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from structlog.typing import FilteringBoundLogger
+
+from chatserver import events as ev
+from chatserver.agents.base import ToolServers
+from chatserver.checkpoints import Checkpoints
+from chatserver.clock import Clock
+from chatserver.config import Settings
+from chatserver.flush_pace import FlushPace
+from chatserver.live_session import LiveSession
+from chatserver.message import Message
+from chatserver.principal import Principal
+from chatserver.pump import Entry, pump
+from chatserver.run import Run
+from chatserver.session_changes import activity_of, new_message, settings_of
+from chatserver.session_manager import SessionManager
+from chatserver.store.base import Duplicate, StartTurn, Store, StoredTurn
+from chatserver.tasks import Supervisor
+from chatserver.turn_ends import TurnEnds
+from chatserver.turn_tools import TurnTools
+from chatserver.under_way import UnderWay
+
+ResolveModel = Callable[[str | None], Entry]
+
+
+class TurnLife:
+    """See the module.
+
+    Args:
+        on_end: called with the lock held when a turn has ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        store: Store,
+        manager: SessionManager,
+        resolve_model: ResolveModel,
+        servers: ToolServers,
+        supervisor: Supervisor,
+        log: FilteringBoundLogger,
+        under_way: UnderWay,
+        ends: TurnEnds,
+        checkpoints: Checkpoints,
+        pace: FlushPace,
+        on_end: Callable[[LiveSession], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._store = store
+        self._manager = manager
+        self._resolve_model = resolve_model
+        self._servers = servers
+        self._supervisor = supervisor
+        self._log = log
+        self._under_way = under_way
+        self._ends = ends
+        self._checkpoints = checkpoints
+        self._pace = pace
+        self._on_end = on_end
+
+    async def start(
+        self, live: LiveSession, turn: StoredTurn, principal: Principal, expires_at: float, *, queued: bool
+    ) -> str:
+        """Commit the start of a turn and run it; the lock is held. Returns its id, or that of an earlier turn with the
+        same `client_message_id`.
+
+        Args:
+            expires_at: of the session, in seconds since the epoch.
+            queued: the turn stands in the queue.
+        """
+        await self._ends.settle(live)
+        entry = self._resolve_model(live.record.model)
+        user_message = replace(turn.message, parent_id=live.state.leaf_id())
+        answer = new_message(self._clock, "assistant", "", parent_id=user_message.id, model=entry.settings.id)
+        started = await self._store.start_turn(
+            StartTurn(
+                key=live.key,
+                turn_id=turn.turn_id,
+                user_message=user_message,
+                answer=answer,
+                client_message_id=turn.client_message_id,
+                expires_at=expires_at,
+                now=self._clock.now(),
+                create=live.record if live.provisional else None,
+                queued=queued,
+            )
+        )
+        if isinstance(started, Duplicate):
+            return started.turn_id
+        told = activity_of(started.record) | settings_of(live)
+        self._manager.made_durable(live)
+        live.queued.pop(turn.turn_id, None)
+        history = tuple(live.state.current_messages())
+        live.begin_fence(started.fence)
+        sid = live.key.session_id
+        live.record = started.record
+        live.append_together(
+            ev.MessageCreated(sid, user_message, turn.turn_id),
+            ev.MessageCreated(sid, answer, turn.turn_id),
+            ev.SessionUpdated(sid, told),
+            ev.TurnStarted(sid, turn.turn_id, answer.id),
+        )
+
+        checkpoints = self._checkpoints
+        run = Run(live, turn.turn_id, user_message, answer, principal, checkpoints.flush_soon, checkpoints.commit)
+        run.tools = TurnTools(run, self._servers, self._settings, self._clock)
+        self._under_way.began(run)
+        if self._under_way.closing:  # the drain looked for runs while this one was being committed
+            run.finish("interrupted")
+        self._supervisor.start(self._drive(run, entry, history), f"turn/{turn.turn_id}")
+        return turn.turn_id
+
+    async def _drive(self, run: Run, entry: Entry, history: tuple[Message, ...]) -> None:
+        """See a turn to its end; the one place that ends it."""
+        live = run.live
+        agent = pump(run, entry, history, self._settings, self._pace, self._log)
+        run.pump = self._supervisor.spawn(agent, f"agent/{run.turn_id}")
+        timeout = asyncio.get_running_loop().call_later(
+            self._settings.turn_timeout_seconds,
+            run.finish,
+            "failed",
+            {"code": "turn_timeout", "title": "The answer took too long"},
+        )
+        try:
+            outcome = await asyncio.shield(run.outcome)
+        except asyncio.CancelledError:  # only the supervisor's close does this; the store's sweep ends the turn
+            self._forget(run)
+            raise
+        finally:
+            timeout.cancel()
+        run.close()
+        if not run.pump.done() and not run.agent_closing:
+            run.pump.cancel()
+        async with live.lock:
+            try:
+                await self._ends.end(run, outcome)
+            finally:
+                self._forget(run)
+            await self._on_end(live)
+        if not run.pump.done():
+            await asyncio.wait({run.pump}, timeout=self._settings.agent_cancel_grace_seconds)
+            if not run.pump.done():
+                run.pump.cancel()  # one that cleans up had its time; one that swallowed a cancel gets another
+                self._log.warning("agent_ignores_cancellation", model=entry.settings.id)
+
+    def _forget(self, run: Run) -> None:
+        self._checkpoints.forget(run)
+        self._under_way.ended(run)

@@ -1,0 +1,115 @@
+"""UnderWay: the turns that run and the changes being committed, which a drain waits for.
+
+Invariants: a change runs in a task of its own, with its session pinned, so a client that goes away in the middle of a
+commit leaves nothing half done (spec L9). `draining` is set once and for all, before the wait begins.
+
+It starts and ends no turn (turn_life.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from chatserver.errors import ChatServerError, Draining, Unavailable
+from chatserver.live_session import LiveSession
+from chatserver.run import Run
+from chatserver.session_manager import SessionManager
+from chatserver.tasks import Supervisor
+
+T = TypeVar("T")
+
+
+class UnderWay:
+    """See the module.
+
+    Args:
+        supervisor: owns the tasks of changes.
+    """
+
+    def __init__(self, supervisor: Supervisor, manager: SessionManager) -> None:
+        self._supervisor = supervisor
+        self._manager = manager
+        self._changes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.runs: set[Run] = set()
+        self.draining = False
+        self.closing = False  # the drain's time is over: what starts now is interrupted at once
+
+    async def protect(self, live: LiveSession, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Run a change of a session to its end even if the caller goes away.
+
+        Raises: Draining where the server is closing, and what `work` raises.
+        Cancelling the caller is safe: the change goes on, pinned, in a task of its own.
+        """
+        try:
+            task = self._supervisor.spawn(_refusable(work), name)
+        except Unavailable:
+            work.close()
+            raise Draining() from None
+        live.pins += 1
+        self._changes += 1
+        self._idle.clear()
+        task.add_done_callback(lambda _: self._changed(live))
+        try:
+            result = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and caller is not None and not caller.cancelling():
+                raise Draining() from None  # the supervisor closed under it; nobody cancelled the caller
+            raise
+        if isinstance(result, _Refused):
+            raise result.error
+        return result
+
+    def _changed(self, live: LiveSession) -> None:
+        self._manager.unpin(live)
+        self._changes -= 1
+        self._check_idle()
+
+    def began(self, run: Run) -> None:
+        """A turn runs from here on; its session is pinned by it."""
+        run.live.run = run
+        run.live.pins += 1
+        self.runs.add(run)
+        self._idle.clear()
+
+    def ended(self, run: Run) -> None:
+        """The turn is over, whatever became of it; idempotent."""
+        if run in self.runs:
+            self.runs.discard(run)
+            run.live.run = None
+            self._manager.unpin(run.live)
+        if not run.ended.done():
+            run.ended.set_result(None)
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if not self.runs and not self._changes:
+            self._idle.set()
+
+    async def until_idle(self, seconds: float) -> bool:
+        """Wait until no turn runs and no change is under way; False where that takes longer."""
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What a change raises on purpose, as its task's result: a refusal is an answer, not a crash of that task."""
+
+    error: ChatServerError
+
+
+async def _refusable(work: Coroutine[Any, Any, T]) -> T | _Refused:
+    try:
+        return await work
+    except ChatServerError as error:
+        return _Refused(error)
