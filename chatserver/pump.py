@@ -120,7 +120,7 @@ async def _answer(items: AsyncIterator[AgentEvent], run: Run, limit: int, pace: 
         if type(item) is str:  # nearly all of them
             text = item
         elif type(item) is Spent:
-            text, run.usage = "", _checked_usage(item.usage)
+            text, run.usage = "", _checked_usage(item)
         else:
             text, kind = _text_of(item)
         if text:
@@ -145,18 +145,22 @@ def _text_of(item: object) -> tuple[str, TextKind]:
         return text, kind
     if isinstance(text, str):  # marked-up strings and the like: orjson and joins want plain ones
         return str.__str__(text), kind
-    raise AgentError(f"the agent yielded {_name_of(item)!r}", code="agent_bad_event")
+    raise _not_an_event(item)
 
 
-def _checked_usage(usage: object) -> Usage:
+def _checked_usage(item: Spent) -> Usage:
+    usage: object = item.usage
     if type(usage) is Usage and all(type(n) in (int, bool) and 0 <= n <= MAX_TOKENS for n in astuple(usage)):
         return usage
-    raise AgentError("the agent told a usage that is none", code="agent_bad_event")
+    raise _not_an_event(item)
 
 
-def _name_of(item: object) -> str:
-    inner = getattr(item, "text", None) if isinstance(item, Text | Reasoning) else None
-    return type(item).__name__ if inner is None else f"{type(item).__name__}({type(inner).__name__})"
+def _not_an_event(item: object) -> AgentError:
+    """Its author reads in the failed message what is wrong: the type, and never the value, which may be a secret."""
+    inner = item.text if isinstance(item, Text | Reasoning) else item.usage if isinstance(item, Spent) else item
+    kind = "None" if inner is None else f"an object of type {type(inner).__qualname__}"
+    wrong = kind if inner is item else f"{type(item).__name__} of {kind}"
+    return AgentError(f"The agent yielded {wrong}; it may yield str, Text, Reasoning or Spent.", code="agent_bad_event")
 
 
 def _told(error: BaseException) -> dict[str, str]:

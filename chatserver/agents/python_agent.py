@@ -4,8 +4,8 @@ What loads: an async generator function of one argument, an object with such a `
 is made without arguments. All else is refused at start, with what to write instead: an agent that cannot work must
 not be found out by the first person who asks it something.
 
-Invariants: what the agent yields is checked before it leaves here (its type, and that its text is UTF-8), so nothing
-behind this module meets a foreign object. Its own exceptions pass through; the turn makes them a failed turn.
+What the agent yields is checked by the turn, which does it for every agent (pump.py). Its own exceptions pass through;
+the turn makes them a failed turn.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from chatserver.agents.base import AgentEvent, AgentTurn, Reasoning, Spent, Text
-from chatserver.agents.json_border import clean_text
+from chatserver.agents.base import AgentEvent, AgentTurn
 from chatserver.errors import AgentError, StartupError
-from chatserver.message import Usage
 
 _TARGET = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _HOW = "write `async def reply(turn):` with `yield` in it, or a class with such a `run` method"
@@ -42,12 +40,12 @@ class PythonAgent:
         self._start = start
         self._owner = owner
 
-    async def run(self, turn: AgentTurn) -> AsyncIterator[AgentEvent]:
-        """Answer `turn`; what is not an agent event is refused.
+    def run(self, turn: AgentTurn) -> AsyncIterator[AgentEvent]:
+        """The agent's own iterator for `turn`: the turn checks what it yields and closes it, so that nothing stands
+        between the two on a token's way.
 
         Raises:
-            AgentError: code `agent_bad_event`, naming the type that was yielded. The agent's own exceptions.
-        Cancelling reaches the agent where it waits, and closes its generator.
+            AgentError: code `agent_bad_event`, where it gave none. What the agent's function raises.
         """
         events = self._start(turn)
         if not hasattr(events, "__aiter__"):
@@ -56,38 +54,13 @@ class PythonAgent:
             raise AgentError(
                 f"The agent returned {_kind(events)} instead of an async iterator: {_HOW}.", code="agent_bad_event"
             )
-        try:
-            async for event in events:
-                yield event if type(event) is str and event.isascii() else _checked(event)
-        finally:
-            # A generator left half-way frees what it holds now, in this task, not when garbage is collected.
-            if (aclose := getattr(events, "aclose", None)) is not None:
-                await aclose()
+        return cast("AsyncIterator[AgentEvent]", events)
 
     async def close(self) -> None:
         """Call the agent's own `close()`, plain or async, where it has one."""
         close = getattr(self._owner, "close", None)
         if callable(close) and inspect.isawaitable(waiting := close()):
             await waiting
-
-
-def _checked(event: object) -> AgentEvent:
-    match event:
-        case str():
-            return clean_text(event)
-        case Text(text=str() as text):
-            return Text(clean_text(text))
-        case Reasoning(text=str() as text):
-            return Reasoning(clean_text(text))
-        case Spent(usage=Usage()):
-            return event
-        case Text() | Reasoning():
-            wrong = f"{type(event).__name__} of {_kind(event.text)}"
-        case Spent():
-            wrong = f"Spent of {_kind(event.usage)}"
-        case _:
-            wrong = _kind(event)
-    raise AgentError(f"The agent yielded {wrong}; it may yield str, Text, Reasoning or Spent.", code="agent_bad_event")
 
 
 def _kind(thing: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -83,6 +84,7 @@ def refuse_foreign_host(request: web.Request) -> None:
         raise Misdirected(f"{name[:255]!r} is not a name of this server; see allowed_hosts")
 
 
+@lru_cache(maxsize=256)
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -91,6 +93,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)  # every request asks, nearly always of the same few
 def _is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
@@ -112,6 +115,7 @@ def refuse_cross_site(request: web.Request) -> None:
     raise Forbidden("a page of another site may not do this", code="cross_site")
 
 
+@lru_cache(maxsize=256)
 def _name_of(host: str) -> str:
     """A `Host` header's name without its port; empty where it is none."""
     try:

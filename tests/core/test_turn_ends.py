@@ -100,26 +100,26 @@ def test_an_agent_that_raises_ends_its_turn_as_failed(
 
 
 @pytest.mark.parametrize(
-    "item",
+    ("item", "named"),
     [
-        b"bytes",
-        None,
-        7,
-        {"type": "text"},
-        Text(7),  # type: ignore[arg-type]  # what a wrong agent does
-        Text(b"bytes"),  # type: ignore[arg-type]
-        Reasoning(None),  # type: ignore[arg-type]
-        Spent(None),  # type: ignore[arg-type]
-        Spent({"prompt_tokens": 1}),  # type: ignore[arg-type]
-        Spent(Usage("many")),  # type: ignore[arg-type]
-        Spent(Usage(-1)),
-        Spent(Usage(2**70)),
-        Spent(Usage(float("nan"))),  # type: ignore[arg-type]
+        (b"bytes", "an object of type bytes"),
+        (None, "None"),
+        (7, "an object of type int"),
+        ({"type": "text"}, "an object of type dict"),
+        (Text(7), "Text of an object of type int"),  # type: ignore[arg-type]  # what a wrong agent does
+        (Text(b"bytes"), "Text of an object of type bytes"),  # type: ignore[arg-type]
+        (Reasoning(None), "Reasoning of None"),  # type: ignore[arg-type]
+        (Spent(None), "Spent of None"),  # type: ignore[arg-type]
+        (Spent({"prompt_tokens": 1}), "Spent of an object of type dict"),  # type: ignore[arg-type]
+        (Spent(Usage("many")), "Spent of an object of type Usage"),  # type: ignore[arg-type]
+        (Spent(Usage(-1)), "Spent of an object of type Usage"),
+        (Spent(Usage(2**70)), "Spent of an object of type Usage"),
+        (Spent(Usage(float("nan"))), "Spent of an object of type Usage"),  # type: ignore[arg-type]
     ],
     ids=repr,
 )
-def test_an_agent_that_yields_what_is_no_event_ends_its_turn_as_failed(item: object) -> None:
-    """Whether it goes out at once or waits for the flush, other turns are not touched by it."""
+def test_an_agent_that_yields_what_is_no_event_ends_its_turn_as_failed(item: object, named: str) -> None:
+    """Whether it goes out at once or waits for the flush, other turns are not touched; the message names its type."""
 
     async def play(_turn: AgentTurn) -> AsyncIterator[Any]:
         yield "text"
@@ -131,6 +131,7 @@ def test_an_agent_that_yields_what_is_no_event_ends_its_turn_as_failed(item: obj
     async def test() -> None:
         end = await ended(play)
         assert (end["outcome"], end["error"]["code"]) == ("failed", "agent_bad_event")
+        assert f"yielded {named};" in end["error"]["title"]
 
     test()
 
