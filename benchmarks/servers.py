@@ -35,6 +35,8 @@ _ROOMY: Mapping[str, Any] = {
     "no_docs": "true",
     "session_creations_per_minute": 10_000_000,
     "session_creations_global_per_minute": 10_000_000,
+    "messages_per_minute": 10_000_000,
+    "model_switches_per_minute": 10_000_000,
     "max_streams_per_principal": 1_000_000,
     "max_streams_per_session": 1_000_000,
     "max_streams": 1_000_000,

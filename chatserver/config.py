@@ -180,6 +180,10 @@ class Settings(BaseSettings):
     session_creations_global_per_minute: Count = Field(
         6000, description="of all together: 100 a second is far above people and far below the store"
     )
+    messages_per_minute: Count = Field(
+        600, description="messages that one caller may send, with a turn or without: far above people"
+    )
+    model_switches_per_minute: Count = Field(60, description="times one caller may set the model of a session")
     provisional_seconds: Seconds = Field(
         60, description="a session that was only read is dropped this long after its last subscriber"
     )
@@ -192,6 +196,7 @@ class Settings(BaseSettings):
         1 << 30, description="estimated bytes of live sessions before the least recently used leave"
     )
     max_message_chars: Count = Field(32_000, description="a user's message; over it 413")
+    max_metadata_bytes: Size = Field(16 << 10, description="a session's or message's metadata as JSON; over it 413")
     queue_limit: Count = Field(8, description="messages waiting behind a running turn; over it 429")
     delete_grace_seconds: Seconds = Field(5, description="how long deleting a session waits for its turn to end")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from chatserver.principal import Kind, Principal
-from chatserver.store.base import SessionKey
+from chatserver.store.base import SessionKey, SessionRecord
 
 OnBusy = Literal["queue", "reject", "interrupt"]
 
@@ -17,7 +17,8 @@ class NewTurn:
     """An accepted message.
 
     `expires_at` (seconds since the epoch) is the session's expiry after this activity. `switch` is what tabs are told
-    of a model that comes with the message: the session gets it when the message is accepted, not before.
+    of a model that comes with the message: the session gets it when the message is accepted, not before. `project_id`
+    is the project that the session must be in, or gets where nothing of it is stored yet.
     """
 
     text: str
@@ -27,6 +28,16 @@ class NewTurn:
     expires_at: float
     metadata: Mapping[str, Any]
     switch: Mapping[str, Any] | None = None
+    project_id: str | None = None
+
+    def settings_for(self, record: SessionRecord) -> dict[str, Any]:
+        """What the message changes of the session's settings, as tabs are told it; empty where they are so already."""
+        told: dict[str, Any] = {}
+        if self.switch is not None and self.switch["model"] != record.model:
+            told |= self.switch
+        if self.project_id not in (None, record.project_id):
+            told["project_id"] = self.project_id
+        return told
 
 
 def principal_options(principal: Principal) -> dict[str, Any]:

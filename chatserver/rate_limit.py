@@ -24,14 +24,24 @@ class RateLimiter:
         limit: events a period.
         period_seconds: the period.
         monotonic: the clock, in seconds.
+        code: of the error, where a narrower one than `rate_limited` says more.
     """
 
-    def __init__(self, what: str, limit: int, period_seconds: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        what: str,
+        limit: int,
+        period_seconds: float,
+        monotonic: Callable[[], float],
+        *,
+        code: str | None = None,
+    ) -> None:
         self._what = what
         self._limit = limit
         self._period = period_seconds
         self._spacing = period_seconds / limit
         self._monotonic = monotonic
+        self._code = code
         self._full_at: dict[str, float] = {}
 
     def hit(self, key: str) -> int:
@@ -49,6 +59,7 @@ class RateLimiter:
             wait = due - now - self._period
             raise RateLimited(
                 f"{self._what}: {self._limit} in {self._period:g} s",
+                code=self._code,
                 retry_after_seconds=max(1, math.ceil(wait)),
                 limit=self._limit,
                 remaining=0,

@@ -91,6 +91,18 @@ class SessionChanges:
                 return
             await self.change(live, changes, told)
 
+    async def keep(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+        """Make a provisional session durable, with these changes of its record; False where it is so already."""
+        return await self._under_way.protect(live, self._keep(live, changes, told), "keep")
+
+    async def _keep(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+        async with live.lock:
+            check_there(live)
+            if not live.provisional:
+                return False
+            await self.change(live, changes, told)
+            return True
+
     async def change(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
         """Commit changes of the record and tell them; the lock is held."""
         settings = settings_of(live)

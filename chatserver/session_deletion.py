@@ -11,6 +11,7 @@ import asyncio
 from chatserver import events as ev
 from chatserver.agents.base import ToolServers
 from chatserver.config import Settings
+from chatserver.errors import InvalidRequest
 from chatserver.live_session import LiveSession
 from chatserver.run import Run
 from chatserver.session_manager import SessionManager
@@ -38,8 +39,15 @@ class SessionDeletion:
         self._ends = ends
         self._queue = queue
 
-    async def delete(self, live: LiveSession) -> bool:
-        """Delete it; False where somebody else has. Raises what the store raises; the session then stays."""
+    async def delete(self, live: LiveSession, *, force: bool) -> bool:
+        """Delete it; False where somebody else has.
+
+        Args:
+            force: also if it has messages.
+        Raises: InvalidRequest (`session_has_messages`), and what the store raises; the session then stays.
+        """
+        if not force:
+            _check_empty(live)  # before anything is stopped for it
         live.deletions += 1
         try:
             while True:
@@ -52,6 +60,8 @@ class SessionDeletion:
                         return False
                     if live.run is not None and live.run is not run:
                         continue  # its start was being committed when this began
+                    if not force:
+                        _check_empty(live)
                     existed = await self._delete_now(live)
                     break
         finally:
@@ -76,3 +86,11 @@ class SessionDeletion:
         live.append(ev.SessionDeleted(live.key.session_id))
         self._manager.remove(live)
         return existed
+
+
+def _check_empty(live: LiveSession) -> None:
+    if live.record.message_count:
+        raise InvalidRequest(
+            f"the session has {live.record.message_count} messages; force=true deletes them with it",
+            code="session_has_messages",
+        )

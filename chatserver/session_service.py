@@ -9,63 +9,42 @@ It owns no session (session_manager.py), runs no turn (turns.py) and knows no HT
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.errors import (
-    Expired,
-    FieldError,
-    Forbidden,
-    InvalidFields,
-    NotFound,
-    RateLimited,
-    TooLarge,
-)
+from chatserver.errors import Expired, Forbidden, NotFound, RateLimited
 from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
 from chatserver.new_turn import NewTurn, OnBusy
 from chatserver.principal import Principal
-from chatserver.rate_limit import RateLimiter
+from chatserver.session_limits import Caller as Caller
+from chatserver.session_limits import SessionLimits
 from chatserver.session_manager import SessionManager
+from chatserver.session_rules import (
+    DEFAULT_PROJECT,
+    NEW_TITLE,
+    Models,
+    NewSession,
+    StoredRole,
+    Wanted,
+    check_agreement,
+    check_metadata,
+    check_model,
+    check_project,
+    check_project_id,
+    check_session_id,
+    check_text,
+    check_texts,
+)
+from chatserver.session_rules import SESSION_ID as SESSION_ID
 from chatserver.store.base import SessionKey, SessionRecord
 from chatserver.turns import TurnRunner
 
-SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-DEFAULT_PROJECT = "default"
-NEW_TITLE = "New Chat"
-
 # What a caller wants when the session does not exist: an error, a provisional one (a read), a durable one (a write).
 Create = Literal["no", "provisional", "durable"]
-
-
-class Models(Protocol):
-    """The catalogue, as far as rules about sessions need it."""
-
-    def ids(self) -> tuple[str, ...]:
-        """Models a session may name, the default first."""
-
-    def default_id(self) -> str: ...
-
-    def missing_api_key(self, model_id: str | None) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and from where (an IP address; limits of callers without identity count by it)."""
-
-    principal: Principal
-    address: str
-
-    @property
-    def counted_as(self) -> str:
-        """What per-caller limits count by."""
-        principal = self.principal
-        return f"{principal.tenant}/{principal.owner}" if principal.owner else f"{principal.tenant}@{self.address}"
 
 
 class SessionService:
@@ -79,10 +58,7 @@ class SessionService:
         self._manager = manager
         self._turns = turns
         self._models = models
-        self._creations = RateLimiter("sessions created", settings.session_creations_per_minute, 60.0, clock.monotonic)
-        self._all_creations = RateLimiter(
-            "sessions created by everybody", settings.session_creations_global_per_minute, 60.0, clock.monotonic
-        )
+        self._limits = SessionLimits(settings, clock)
 
     # --- resolving ---
 
@@ -101,70 +77,122 @@ class SessionService:
         Args:
             session_id: None mints one.
             create: what to do where it does not exist; `auto_create = false` makes it "no".
-            project_id, model: of a session that is made here.
+            project_id: the project it must be in; of a session that is made here, the one it gets.
+            model: of a session that is made here.
         Raises:
-            InvalidFields: the id or the model is not valid. NotFound, Expired, Forbidden: spec V2, S5.
+            InvalidFields: an id or the model is not valid. NotFound, Expired, Forbidden: spec V2, S5, P5.
             RateLimited: over a creation limit. What the store raises.
         Cancelling is safe.
         """
+        if project_id is not None:
+            check_project_id(project_id)
+        new = NewSession(project_id=project_id, model=model)
+        may_create = create != "no" and self._settings.auto_create
+        async with self._reach(caller, session_id, new if may_create else None) as live:
+            self.validate_session(caller.principal, live)
+            check_project(live, project_id)
+            yield live
+
+    @asynccontextmanager
+    async def open_stored(
+        self, caller: Caller, session_id: str, *, project_id: str | None = None
+    ) -> AsyncIterator[LiveSession]:
+        """Like `open`, of a session that is durable: one that was only read is in no list and under no address."""
+        async with self.open(caller, session_id, create="no", project_id=project_id) as live:
+            if live.provisional:
+                raise _no_session(session_id)
+            yield live
+
+    @asynccontextmanager
+    async def create_session(
+        self, caller: Caller, session_id: str | None, new: NewSession
+    ) -> AsyncIterator[tuple[LiveSession, bool]]:
+        """V1: a durable session, pinned while the block runs, and whether it was made by this.
+
+        One of that id that is the caller's already is given as it is, so that a request whose answer was lost can be
+        repeated; what the new one would be must agree with it.
+
+        Args:
+            session_id: None mints one.
+        Raises:
+            Conflict: `session_exists`, where it is another than was asked for. What `open` raises.
+        """
+        async with self._reach(caller, session_id, new) as live:
+            self.validate_session(caller.principal, live)
+            made = live.provisional and await self._turns.keep(live, *self._first_settings(caller, new))
+            if not made:
+                check_agreement(live, new)
+            yield live, made
+
+    @asynccontextmanager
+    async def _reach(
+        self, caller: Caller, session_id: str | None, new: NewSession | None
+    ) -> AsyncIterator[LiveSession]:
+        """The session whoever asks for it, pinned; made in memory as `new` says where it is not there.
+
+        Raises: NotFound, where it is not there and `new` is None.
+        """
         if session_id is None:
             session_id = self._clock.new_id()
-        elif not SESSION_ID.fullmatch(session_id):
-            raise InvalidFields(
-                [FieldError(("session_id",), "1 to 128 of A-Z a-z 0-9 . _ : -")], code="invalid_session_id"
-            )
-        if model is not None:
-            self._check_model(model)
+        else:
+            check_session_id(session_id)
+        if new is not None:
+            self._check_new(new)
         key = SessionKey(caller.principal.tenant, session_id)
         live = await self._manager.pin(key)
         if live is None:
-            if create == "no" or not self._settings.auto_create:
-                raise NotFound(f"there is no session {session_id!r}", code="session_not_found")
-            self._count_creation(caller)
-            live = self._manager.pin_new(self._new_record(key, caller.principal, project_id, model))
+            if new is None:
+                raise _no_session(session_id)
+            self._limits.creation(caller)
+            live = self._manager.pin_new(self._new_record(key, caller.principal, new))
         try:
-            self.validate_session(caller.principal, live)
             yield live
         finally:
             self._manager.unpin(live)
 
     def validate_session(self, principal: Principal, live: LiveSession) -> None:
-        """V2 and S5: it is not expired, and it is this caller's to use.
+        """V2 and S5: it is this caller's to use, and not expired.
 
-        An unowned session is for callers without identity only: a planted id can't capture a person's words.
         Raises: Expired, Forbidden.
         """
-        if live.record.owner != principal.owner:
-            raise Forbidden("the session belongs to somebody else", code="session_forbidden")
+        self._check_owner(principal, live)
         if live.record.expires_at <= self._clock.now():
             raise Expired(f"the session expired at {rfc3339(live.record.expires_at)}")
 
-    def _count_creation(self, caller: Caller) -> None:
-        try:
-            self._creations.hit(caller.counted_as)
-            self._all_creations.hit("all")
-        except RateLimited as error:
-            raise RateLimited(
-                error.detail,
-                code="session_creation_limited",
-                retry_after_seconds=error.retry_after_seconds,
-                limit=error.limit,
-                remaining=error.remaining,
-            ) from None
+    @staticmethod
+    def _check_owner(principal: Principal, live: LiveSession) -> None:
+        """S5. An unowned session is for callers without identity only: a planted id can't capture a person's words."""
+        if live.record.owner != principal.owner:
+            raise Forbidden("the session belongs to somebody else", code="session_forbidden")
 
-    def _new_record(
-        self, key: SessionKey, principal: Principal, project_id: str | None, model: str | None
-    ) -> SessionRecord:
+    def _check_new(self, new: NewSession) -> None:
+        if new.project_id is not None:
+            check_project_id(new.project_id)
+        if new.model is not None:
+            check_model(self._models, new.model)
+        check_texts(self._settings, new.named())
+
+    def _first_settings(self, caller: Caller, new: NewSession) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a session that is made is committed with, and what tabs are told that read it before."""
+        changes, expires_at = new.named(), self._expiry(caller)
+        told = changes | {"expires_at": rfc3339(expires_at)}
+        if new.model is not None:
+            told |= self._switched(new.model)
+        return changes | {"expires_at": expires_at}, told
+
+    def _new_record(self, key: SessionKey, principal: Principal, new: NewSession) -> SessionRecord:
         now = self._clock.now()
         return SessionRecord(
             key=key,
-            project_id=project_id or DEFAULT_PROJECT,
+            project_id=new.project_id or DEFAULT_PROJECT,
             owner=principal.owner,
-            title=NEW_TITLE,
-            model=model,
+            title=new.title or NEW_TITLE,
+            model=new.model,
             created_at=now,
             updated_at=now,
             expires_at=now + self._ttl_seconds(principal),
+            description=new.description or "",
+            metadata=new.metadata or NO_METADATA,
         )
 
     def _ttl_seconds(self, principal: Principal) -> float:
@@ -192,25 +220,61 @@ class SessionService:
         model = live.record.model
         return model if model in self._models.ids() else self._models.default_id()
 
-    async def switch_model(self, live: LiveSession, model: str) -> None:
+    async def switch_model(self, caller: Caller, live: LiveSession, model: str | None) -> None:
         """V4: takes effect from the next turn.
 
-        Raises: InvalidFields, which lists the catalogue.
+        Args:
+            model: None goes back to the catalogue's default.
+        Raises: InvalidFields, which lists the catalogue; RateLimited.
         """
-        self._check_model(model)
-        if live.record.model != model:
-            await self._turns.update(live, {"model": model}, self._switched(model))
+        await self.change_session(caller, live, {"model": model})
 
-    def _switched(self, model: str) -> dict[str, Any]:
+    async def change_session(self, caller: Caller, live: LiveSession, wanted: Wanted) -> None:
+        """P3, U3: rename, describe, archive, switch the model: what is given and differs, in one commit; tabs are told.
+
+        Raises: InvalidFields, TooLarge, RateLimited (a model too often), and what the store raises.
+        """
+        if (model := wanted.get("model")) is not None:
+            check_model(self._models, model)
+        check_texts(self._settings, wanted)
+        changes = {name: value for name, value in wanted.items() if getattr(live.record, name) != value}
+        if "model" in changes:
+            self._limits.model_switch(caller)
+        if changes:
+            told = changes | (self._switched(model) if "model" in changes else {})
+            await self._turns.update(live, changes, told)
+
+    def _switched(self, model: str | None) -> dict[str, Any]:
         """What tabs are told of a switch to that model."""
         return {"model": model, "missing_api_key": self._models.missing_api_key(model)}
 
-    def _check_model(self, model: str) -> None:
-        known = self._models.ids()
-        if model not in known:
-            raise InvalidFields(
-                [FieldError(("model",), f"not in the catalogue; known: {', '.join(known)}")], code="unknown_model"
-            )
+    async def delete_session(
+        self, caller: Caller, session_id: str, *, project_id: str | None = None, force: bool, missing_ok: bool
+    ) -> bool:
+        """Remove record, messages and live state at once, ending its turn and its streams; whether there was one.
+
+        An expired one may be deleted too.
+
+        Args:
+            project_id: where it must be.
+            force: also if it has messages.
+            missing_ok: one that is not there is nothing to complain about (spec U4).
+        Raises: NotFound, Forbidden, InvalidRequest (`session_has_messages`), and what the store raises.
+        """
+        if project_id is not None:
+            check_project_id(project_id)
+        try:
+            async with self._reach(caller, session_id, None) as live:
+                self._check_owner(caller.principal, live)
+                check_project(live, project_id)
+                deleted = await self._turns.delete(live, force=force)
+        except NotFound:
+            if not missing_ok:
+                raise
+            deleted = False
+        if not deleted and not missing_ok:  # somebody was quicker, or it was never written
+            raise _no_session(session_id)
+        return deleted
 
     # --- what the live endpoints do ---
 
@@ -220,17 +284,20 @@ class SessionService:
         live: LiveSession,
         text: str,
         *,
+        project_id: str | None = None,
         model: str | None = None,
         client_message_id: str | None = None,
         on_busy: OnBusy = "queue",
     ) -> str:
         """L2: commit a message and start or queue its turn; returns the turn's id at once.
 
-        Raises: InvalidFields (blank), TooLarge, and what TurnRunner.send raises; nothing is accepted then.
+        Raises:
+            InvalidFields (blank), TooLarge, RateLimited, and what TurnRunner.send raises; nothing is accepted then.
         """
-        self._check_text(text)
+        check_text(self._settings, text)
         if model is not None:
-            self._check_model(model)
+            check_model(self._models, model)
+        self._limits.message(caller)
         return await self._turns.send(
             live,
             NewTurn(
@@ -242,22 +309,34 @@ class SessionService:
                 # A page that lost the answer to its POST finds its own message by this, however late.
                 NO_METADATA if client_message_id is None else {"client_message_id": client_message_id},
                 None if model is None else self._switched(model),
+                project_id,
             ),
         )
 
     async def add_system_message(self, caller: Caller, live: LiveSession, text: str) -> Message:
         """L6: a message that tabs see and the agent reads at its next turn."""
-        self._check_text(text)
-        return await self._turns.add_message(live, "system", text, self._expiry(caller), NO_METADATA)
+        return await self.store_message(caller, live, "system", text, NO_METADATA, field="message")
 
-    def _check_text(self, text: str) -> None:
-        if not text.strip():
-            raise InvalidFields([FieldError(("message",), "must not be blank")], code="blank_message")
-        if len(text) > self._settings.max_message_chars:
-            raise TooLarge(
-                f"the message has {len(text)} characters; {self._settings.max_message_chars} are allowed",
-                code="message_too_long",
-            )
+    async def store_message(
+        self,
+        caller: Caller,
+        live: LiveSession,
+        role: StoredRole,
+        text: str,
+        metadata: Mapping[str, Any],
+        *,
+        field: str = "content",
+    ) -> Message:
+        """P4: commit a message without a turn; tabs see it, and the agent reads it at its next turn.
+
+        Args:
+            field: what the request calls the text.
+        Raises: InvalidFields (blank), TooLarge, RateLimited, NotFound (deleted meanwhile), what the store raises.
+        """
+        check_text(self._settings, text, field=field, role=role)
+        check_metadata(self._settings, metadata)
+        self._limits.message(caller)
+        return await self._turns.add_message(live, role, text, self._expiry(caller), metadata)
 
     async def interrupt(self, live: LiveSession, turn_id: str | None, *, clear_queue: bool) -> None:
         """L5: stop the running turn; idle: nothing. Idempotent."""
@@ -293,3 +372,7 @@ class SessionService:
                 code="too_many_streams",
                 retry_after_seconds=5,
             )
+
+
+def _no_session(session_id: str) -> NotFound:
+    return NotFound(f"there is no session {session_id!r}", code="session_not_found")

@@ -32,6 +32,7 @@ from chatserver.run import Run
 from chatserver.session_changes import SessionChanges, check_there, new_message
 from chatserver.session_deletion import SessionDeletion
 from chatserver.session_manager import SessionManager
+from chatserver.session_rules import check_project
 from chatserver.store.base import SessionKey, Store, StoredTurn
 from chatserver.tasks import Supervisor
 from chatserver.turn_ends import TERMINAL_RETRY_SECONDS, TurnEnds
@@ -114,20 +115,21 @@ class TurnRunner:
     async def _send(self, live: LiveSession, new: NewTurn) -> str:
         async with live.lock:
             check_there(live)
+            check_project(live, new.project_id)
             if self.draining:  # since this began to wait
                 raise Draining()
             message = new_message(self._clock, "user", new.text, metadata=new.metadata)
             turn = StoredTurn(self._clock.new_id(), message, new.client_message_id, principal_options(new.principal))
             idle = live.run is None and not live.queued
-            switch = new.switch if new.switch is not None and new.switch["model"] != live.record.model else None
+            told = new.settings_for(live.record)
             # An idle session's start finds a repetition by itself, in the statement that commits it.
-            if new.client_message_id is not None and not (idle and switch is None):
+            if new.client_message_id is not None and not (idle and not told):
                 known = await self._store.find_turn(live.key, new.client_message_id)
                 if known is not None:
                     return known
             self._check_room(live, new.on_busy, idle=idle)
-            if switch is not None:
-                await self.changes.change(live, {"model": switch["model"]}, switch)
+            if told:
+                await self.changes.change(live, {k: told[k] for k in ("model", "project_id") if k in told}, told)
             if idle:
                 return await self._life.start(live, turn, new.principal, new.expires_at, queued=False)
             first = new.on_busy == "interrupt"
@@ -227,9 +229,18 @@ class TurnRunner:
         """Change the session's record and tell it; see `SessionChanges.update`."""
         await self.changes.update(live, changes, told)
 
-    async def delete(self, live: LiveSession) -> bool:
-        """Remove the session everywhere: stops its turn, ends its streams with `session.deleted`. Idempotent."""
-        return await self._under_way.protect(live, self._deletion.delete(live), "delete")
+    async def keep(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+        """Make a provisional session durable; see `SessionChanges.keep`."""
+        return await self.changes.keep(live, changes, told)
+
+    async def delete(self, live: LiveSession, *, force: bool = True) -> bool:
+        """Remove the session everywhere: stops its turn, ends its streams with `session.deleted`. Idempotent.
+
+        Args:
+            force: also if it has messages.
+        Raises: InvalidRequest (`session_has_messages`), and what the store raises; the session stays then.
+        """
+        return await self._under_way.protect(live, self._deletion.delete(live, force=force), "delete")
 
     # --- start, checkpoints, stop ---
 

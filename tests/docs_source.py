@@ -98,6 +98,8 @@ def _codes(node: ast.AST) -> Iterator[tuple[str, str | None]]:
     match node:
         case ast.Call():
             name = ast.unparse(node.func).rpartition(".")[2]
+            if name == "RateLimiter":  # raises it for whoever made it
+                name = "RateLimited"
             for keyword in node.keywords:
                 if keyword.arg == "code":
                     value = keyword.value

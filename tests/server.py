@@ -40,6 +40,8 @@ ROOMY: Mapping[str, Any] = {
     "no_docs": True,
     "session_creations_per_minute": 1_000_000,
     "session_creations_global_per_minute": 1_000_000,
+    "messages_per_minute": 1_000_000,
+    "model_switches_per_minute": 1_000_000,
     "max_streams_per_principal": 20_000,
     "max_streams_per_session": 20_000,
 }

@@ -168,7 +168,7 @@ async def test_what_comes_back_is_what_left() -> None:
         await w.chat("s", "five", on_busy="interrupt")
         await settle()
         async with w.service.open(NOBODY, "s", create="no") as live:
-            await w.service.switch_model(live, "puppet")
+            await w.service.switch_model(NOBODY, live, "puppet")
             before = state_of(live)
         await w.kill()
         await w.start()

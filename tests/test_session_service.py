@@ -361,7 +361,7 @@ async def test_an_unknown_model_is_refused_with_the_catalogue() -> None:
         await w.touch("s")
         async with w.service.open(NOBODY, "s", create="durable") as live:
             with pytest.raises(InvalidFields):
-                await w.service.switch_model(live, "three")
+                await w.service.switch_model(NOBODY, live, "three")
             with pytest.raises(InvalidFields):
                 await w.service.chat(NOBODY, live, "hello", model="three")
             assert live.provisional
@@ -377,9 +377,9 @@ async def test_a_switched_model_takes_effect_from_the_next_turn() -> None:
         await w.chat("s", "hello")
         await settle()
         async with w.service.open(NOBODY, "s", create="no") as live:
-            await w.service.switch_model(live, "two")
+            await w.service.switch_model(NOBODY, live, "two")
             calls = len(w.store.calls)
-            await w.service.switch_model(live, "two")
+            await w.service.switch_model(NOBODY, live, "two")
             assert len(w.store.calls) == calls, "nothing to change, nothing to commit"
             assert w.service.get_current_model(live) == "two"
         assert (reader.state["model"], reader.state["missing_api_key"]) == ("two", True)

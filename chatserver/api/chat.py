@@ -27,6 +27,7 @@ async def chat(request: web.Request) -> web.Response:
             caller,
             live,
             body.message,
+            project_id=body.project_id,
             model=body.model,
             client_message_id=body.client_message_id,
             on_busy=body.on_busy,
@@ -83,15 +84,3 @@ async def mcp_command(request: web.Request) -> web.Response:
         return json_response(
             {"success": done.success, "message": done.message, "data": done.data, "session_id": live.key.session_id}
         )
-
-
-async def models(request: web.Request) -> web.Response:
-    """`GET /api/models`: the catalogue, without its keys, and what a message may be."""
-    app = services(request)
-    return json_response(
-        {
-            "models": app.catalog.models(),
-            "default_model": app.catalog.default_id(),
-            "max_message_chars": app.settings.max_message_chars,
-        }
-    )

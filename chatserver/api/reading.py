@@ -81,10 +81,15 @@ def parse(model: type[M], value: Any, loc: tuple[str, ...] = ()) -> M:
         ) from None
 
 
-def session_id_of(request: web.Request, in_body: str | None = None) -> str | None:
-    """The request's session id (spec S2): path, body, query, header, cookie; None where it names none.
+def read_query(request: web.Request, model: type[M]) -> M:
+    """The query string as `model`; of a name that stands in it twice the last counts. Raises: InvalidFields."""
+    return parse(model, dict(request.query))
 
-    Raises: InvalidRequest (`session_id_conflict`) where two explicit places disagree.
+
+def explicit_session_id(request: web.Request, in_body: str | None = None) -> str | None:
+    """The session id that the request itself names (spec S2): path, body, query, header; None where it names none.
+
+    Raises: InvalidRequest (`session_id_conflict`) where two places disagree.
     """
     explicit = [
         request.match_info.get("session_id"),
@@ -95,7 +100,13 @@ def session_id_of(request: web.Request, in_body: str | None = None) -> str | Non
     given = [value for value in explicit if value is not None]
     if any(value != given[0] for value in given):
         raise InvalidRequest("the request names two different sessions", code="session_id_conflict")
-    return given[0] if given else request.cookies.get(SESSION_COOKIE)
+    return given[0] if given else None
+
+
+def session_id_of(request: web.Request, in_body: str | None = None) -> str | None:
+    """The session id of `explicit_session_id`, and where the request names none that of its cookie."""
+    explicit = explicit_session_id(request, in_body)
+    return request.cookies.get(SESSION_COOKIE) if explicit is None else explicit
 
 
 def caller_of(request: web.Request) -> Caller:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from chatserver.api import chat, middleware, ops, page, stream
+from chatserver.api import chat, middleware, models, ops, page, session, stream
 
 
 class Route(NamedTuple):
@@ -28,7 +28,14 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/api/queue/{turn_id}", chat.withdraw),
     Route("GET", "/api/stream", stream.multiplexed_stream),
     Route("POST", "/api/stream", stream.change_stream),
-    Route("GET", "/api/models", chat.models),
+    Route("POST", "/api/session/create", session.create),
+    Route("GET", "/api/session", session.get),
+    Route("DELETE", "/api/session", session.delete),
+    Route("GET", "/api/session/validate", session.validate),
+    Route("POST", "/api/session/refresh", session.refresh),
+    Route("GET", "/api/session/model", session.get_model),
+    Route("PUT", "/api/session/model", session.put_model),
+    Route("GET", "/api/models", models.models),
     Route("GET", "/", page.index),
     Route("GET", "/{path:(?!api/|health/)[^/].*}", page.asset),
 )

@@ -24,6 +24,8 @@ ROOMY: dict[str, Any] = {
     "no_docs": True,
     "session_creations_per_minute": 100_000,
     "session_creations_global_per_minute": 100_000,
+    "messages_per_minute": 100_000,
+    "model_switches_per_minute": 100_000,
 }
 
 

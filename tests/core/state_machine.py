@@ -288,7 +288,7 @@ class CoreMachine(RuleBasedStateMachine):
 
         async def work() -> None:
             async with self.world.service.open(caller, key.session_id, create="durable") as live:
-                await self.world.service.switch_model(live, model)
+                await self.world.service.switch_model(caller, live, model)
 
         self.both(key, lambda: self.model.switch(key, caller, model, self.now), work())
 

@@ -1,0 +1,20 @@
+"""`GET /api/models`: what sessions can name."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from chatserver.api.answers import json_response
+from chatserver.api.services import services
+
+
+async def models(request: web.Request) -> web.Response:
+    """`GET /api/models`: the catalogue, without its keys, and what a message may be."""
+    app = services(request)
+    return json_response(
+        {
+            "models": app.catalog.models(),
+            "default_model": app.catalog.default_id(),
+            "max_message_chars": app.settings.max_message_chars,
+        }
+    )
