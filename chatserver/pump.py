@@ -120,7 +120,8 @@ async def _answer(items: AsyncIterator[AgentEvent], run: Run, limit: int, pace: 
         if type(item) is str:  # nearly all of them
             text = item
         elif type(item) is Spent:
-            text, run.usage = "", _checked_usage(item)
+            run.spent(_checked_usage(item), characters)
+            text = ""
         else:
             text, kind = _text_of(item)
         if text:

@@ -55,6 +55,7 @@ class Run:
         "principal",
         "pump",
         "session_id",
+        "told_after",
         "tools",
         "turn_id",
         "unsent",
@@ -83,6 +84,7 @@ class Run:
         self.answer_id = answer.id
         self.principal = principal
         self.usage: Usage | None = None
+        self.told_after = 0
         self.error: dict[str, str] | None = None
         self.outcome: asyncio.Future[Outcome] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -109,6 +111,11 @@ class Run:
         self.error = error
         self.outcome.set_result(outcome)
         return True
+
+    def spent(self, usage: Usage, characters: int) -> None:
+        """Take what the agent tells of its usage, after so many characters of answer and reasoning."""
+        self.usage = usage
+        self.told_after = characters
 
     def text(self, text: str, kind: type[ev.TextDelta] | type[ev.ReasoningDelta], now: float, interval: float) -> None:
         """Take a piece of answer or reasoning.

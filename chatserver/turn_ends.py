@@ -21,6 +21,7 @@ from chatserver.message import Outcome
 from chatserver.run import Run
 from chatserver.session_manager import SessionManager
 from chatserver.store.base import FinishTurn, Store
+from chatserver.usage import usage_at_end
 
 # A disk that is full for longer than this is not waited for with the tab still saying "generating".
 TERMINAL_RETRY_SECONDS = 5.0
@@ -42,10 +43,12 @@ class TurnEnds:
         if live.removed:
             return
         current = live.state.message(run.answer_id) or run.answer
-        answer = replace(current, status=outcome, usage=run.usage)
+        answer = replace(current, status=outcome)
+        usage = usage_at_end(run.usage, run.told_after, run.user_message.content, answer)
+        answer = replace(answer, usage=usage)
         if error is not None:
             answer = replace(answer, metadata={**answer.metadata, "error": error})
-        finish = FinishTurn(live.key, run.turn_id, answer, outcome, run.usage, self._clock.now())
+        finish = FinishTurn(live.key, run.turn_id, answer, outcome, usage, self._clock.now())
         if not await self._commit(finish):
             outcome = "failed"
             error = {"code": "store_unavailable", "title": "The answer could not be saved"}
@@ -54,7 +57,7 @@ class TurnEnds:
             self.unsaved.add(live)
         if error is not None:
             live.append(ev.MessageUpdated(run.session_id, replace(answer, status="streaming", usage=None), run.turn_id))
-        live.append(ev.TurnEnded(run.session_id, run.turn_id, run.answer_id, outcome, run.usage, error))
+        live.append(ev.TurnEnded(run.session_id, run.turn_id, run.answer_id, outcome, usage, error))
         self._manager.remeasure(live)
 
     async def _commit(self, finish: FinishTurn) -> bool:

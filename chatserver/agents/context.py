@@ -4,9 +4,8 @@ Invariants: system messages and the message being answered are always in; a tool
 nor a result without its call; what leaves, leaves oldest first, a question together with its answers; an interrupted
 answer stays, since the user has read it.
 
-Tokens are estimated, since every model counts its own way: one per three bytes of UTF-8, and four for each message.
-English has about four bytes to a token, code and most other scripts about three, so the estimate errs towards sending
-less. An endpoint that still finds the prompt too long says so, and the turn fails with `context_too_long`.
+Tokens are estimated (chatserver/usage.py), with four more for each message; the estimate errs towards sending less. An
+endpoint that still finds the prompt too long says so, and the turn fails with `context_too_long`.
 """
 
 from __future__ import annotations
@@ -18,20 +17,14 @@ from typing import Any
 from chatserver.agents import json_border
 from chatserver.agents.tool_calls import AskedCall, Offer
 from chatserver.message import Message, ToolCall, ToolResult
+from chatserver.usage import estimate_tokens
 
-BYTES_PER_TOKEN = 3
 TOKENS_PER_MESSAGE = 4
 
 NO_RESULT = "The call was interrupted; it has no result."
 LEFT_OUT = "(left out: the conversation is longer than the model's window)"
 
 Wire = dict[str, Any]
-
-
-def estimate_tokens(text: str) -> int:
-    """About how many tokens `text` is; 0 for none. See the module for the rule."""
-    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return -(-size // BYTES_PER_TOKEN)
 
 
 def wire_tokens(messages: Iterable[Wire]) -> int:
@@ -74,6 +67,7 @@ class Conversation:
         for old in history:
             self._keep(old.role, _wire(old, offer, numbers))
         self._now: list[Wire] = [{"role": "user", "content": message}]
+        self.tokens = 0
 
     def _keep(self, role: str, messages: list[Wire]) -> None:
         if messages:
@@ -86,7 +80,7 @@ class Conversation:
             self._now.append(_result(call.id, result))
 
     def fitted(self, budget_tokens: int) -> list[Wire]:
-        """The messages to send.
+        """The messages to send; their estimated tokens are in `tokens` then.
 
         Args:
             budget_tokens: what the prompt may take. Where system messages and the running turn alone are over it, the
@@ -114,6 +108,7 @@ class Conversation:
                 if spare > 0:
                     now[at] = {**message, "content": LEFT_OUT}
                     over -= spare
+        self.tokens = over + budget_tokens
         kept = [m for at, unit in enumerate(self._old) if at not in left for m in unit.messages]
         return _alternating(kept + now)
 

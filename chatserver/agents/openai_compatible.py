@@ -19,7 +19,7 @@ from yarl import URL
 from chatserver.agents import json_border
 from chatserver.agents.base import AgentEvent, AgentTurn, Spent
 from chatserver.agents.chunks import Completion
-from chatserver.agents.context import BYTES_PER_TOKEN, Conversation, estimate_tokens, wire_tokens
+from chatserver.agents.context import Conversation
 from chatserver.agents.endpoints import Endpoints
 from chatserver.agents.exchange import Exchange, Timeouts
 from chatserver.agents.tool_calls import AskedCall, Offer, asked
@@ -28,6 +28,7 @@ from chatserver.clock import Clock
 from chatserver.config import ModelConfig
 from chatserver.errors import AgentError, StartupError
 from chatserver.message import ToolResult, Usage
+from chatserver.usage import BYTES_PER_TOKEN, added, estimate_tokens
 
 # First wait before another try, doubled each time; half a second is what providers' own clients begin with.
 BACKOFF_SECONDS = 0.5
@@ -111,15 +112,19 @@ class OpenAICompatibleAgent:
             messages = conversation.fitted(self._prompt_budget(offer))
             exchange = await self._begin(messages, offer)
             try:
-                for event in exchange.first or ():
-                    yield event
-                while (events := await exchange.read()) is not None:
+                events, begun = exchange.first, False
+                while events is not None:
                     for event in events:
                         yield event
+                    if events and not begun:
+                        # What is known of a turn that is stopped on the way: the endpoint counts only at its end.
+                        yield Spent(added(spent, _estimated(conversation.tokens, exchange.completion)))
+                        begun = True
+                    events = await exchange.read()
             finally:
                 exchange.close()
             completion = exchange.completion
-            spent = _added(spent, completion.usage or _estimated(messages, completion))
+            spent = added(spent, completion.usage or _estimated(conversation.tokens, completion))
             yield Spent(spent)
             if completion.finish_reason == "content_filter":
                 raise AgentError("The model's provider stopped the answer by its filter.", code="content_filtered")
@@ -211,22 +216,12 @@ class OpenAICompatibleAgent:
         """Nothing is held between turns: connections belong to Endpoints."""
 
 
-def _estimated(messages: list[dict[str, Any]], completion: Completion) -> Usage:
+def _estimated(prompt_tokens: int, completion: Completion) -> Usage:
     arguments = sum(estimate_tokens(c.name + c.joined_arguments()) for c in completion.calls)
     reasoning = -(-completion.reasoning_bytes // BYTES_PER_TOKEN)
     return Usage(
-        prompt_tokens=wire_tokens(messages),
+        prompt_tokens=prompt_tokens,
         completion_tokens=sum(map(estimate_tokens, completion.text)) + reasoning + arguments,
         reasoning_tokens=reasoning,
         estimated=True,
-    )
-
-
-def _added(a: Usage, b: Usage) -> Usage:
-    return Usage(
-        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
-        completion_tokens=a.completion_tokens + b.completion_tokens,
-        reasoning_tokens=a.reasoning_tokens + b.reasoning_tokens,
-        cached_tokens=a.cached_tokens + b.cached_tokens,
-        estimated=a.estimated or b.estimated,
     )

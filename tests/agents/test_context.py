@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatserver.agents.base import ToolSpec
-from chatserver.agents.context import LEFT_OUT, NO_RESULT, Conversation, estimate_tokens, wire_tokens
+from chatserver.agents.context import LEFT_OUT, NO_RESULT, Conversation, wire_tokens
 from chatserver.agents.tool_calls import AskedCall, Offer
 from chatserver.message import Message, ToolCall, ToolResult
+from chatserver.usage import estimate_tokens
 
 OFFER = Offer([ToolSpec("time", "now", "", {})])
 PLENTY = 1_000_000

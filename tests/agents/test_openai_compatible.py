@@ -78,6 +78,7 @@ async def test_text_reasoning_and_usage_arrive_in_order(upstream: Upstream, agen
     assert "".join(e.text for e in got if isinstance(e, Reasoning)) == "Let me see."
     assert joined(got) == "<think>kept</think> Hello"
     assert got[-1] == Spent(Usage(7, 5, reasoning_tokens=2, cached_tokens=3))
+    assert isinstance(got.pop(1), Spent)  # for a turn that is stopped on the way
     assert [type(e) for e in got] == sorted((type(e) for e in got), key=[Reasoning, str, Spent].index)
 
 
@@ -86,7 +87,7 @@ async def test_pieces_that_arrive_together_come_out_as_one(upstream: Upstream, a
     upstream.answers = [stream(b"".join(text(f"{n} ") for n in range(50)) + finish() + DONE)]
     got = await events(agent())
 
-    assert got[:-1] == ["".join(f"{n} " for n in range(50))]
+    assert [e for e in got if isinstance(e, str)] == ["".join(f"{n} " for n in range(50))]
 
 
 async def test_the_request_says_what_the_model_is_to_do(upstream: Upstream, agent: MakeAgent) -> None:
@@ -146,7 +147,7 @@ async def test_an_endpoint_that_does_not_stream_is_understood(upstream: Upstream
     choice = {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
     upstream.answers = [refuse(200, {"choices": [choice], "usage": {"prompt_tokens": 2, "completion_tokens": 1}})]
 
-    assert await events(agent()) == ["Hello", Spent(Usage(2, 1))]
+    assert await events(agent()) == ["Hello", Spent(Usage(5, 2, estimated=True)), Spent(Usage(2, 1))]
 
 
 async def test_a_connection_is_used_again_after_a_whole_answer(upstream: Upstream, agent: MakeAgent) -> None:
@@ -457,6 +458,16 @@ async def test_an_interrupt_before_the_first_token_is_seen_too(upstream: Upstrea
         await asyncio.wait_for(upstream.lost.wait(), 5)
 
         assert upstream.lost_at - stopped_at < 0.1
+
+
+async def test_what_a_stopped_answer_has_cost_so_far_is_known(upstream: Upstream, agent: MakeAgent) -> None:
+    """An endpoint counts at the end of its answer only; what was sent to it, and its first words, are estimated."""
+    upstream.answers = [stream(text("Hel"), hold=True)]
+    running = agent().run(turn("y" * 30))
+
+    assert await anext(running) == "Hel"
+    assert await anext(running) == Spent(Usage(prompt_tokens=14, completion_tokens=1, estimated=True))
+    await running.aclose()
 
 
 async def test_leaving_the_iteration_closes_the_connection_too(upstream: Upstream, agent: MakeAgent) -> None:

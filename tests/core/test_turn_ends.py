@@ -457,6 +457,27 @@ def test_a_turn_can_be_stopped_at_every_moment(tenths: int, by: str) -> None:
 
 
 @virtual
+async def test_a_stopped_turn_tells_what_it_has_used_so_far() -> None:
+    """What its agent told, and an estimate of what it wrote since; in the event, the state and the store alike."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "q" * 30)
+        await settle()
+        w.puppet.last.say("a" * 30)
+        w.puppet.last.spend(50, 10)
+        w.puppet.last.say("b" * 60)
+        await advance(1)
+        await w.interrupt("s")
+
+        end = one_end(reader)
+        assert (end["usage"]["prompt_tokens"], end["usage"]["completion_tokens"]) == (50, 30)
+        assert end["usage"]["estimated"]
+        stored = await w.stored("s")
+        assert stored is not None
+        assert stored["messages"][-1]["usage"] == end["usage"]
+
+
+@virtual
 async def test_an_interrupt_closes_what_the_agent_holds_before_it_waits_for_the_store() -> None:
     """The upstream's connection goes at once, however slow the commit of the end is."""
     async with world() as w:
