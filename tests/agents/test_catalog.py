@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -320,6 +320,41 @@ async def test_a_full_room_refuses_by_name() -> None:
         assert slots.running == 1
 
 
+async def held_in_order(slots: Slots, tenants: Iterable[str]) -> list[str]:
+    """Send in a turn of each tenant, one after the other, all behind one that holds the only place; who got it when."""
+    order: list[str] = []
+
+    async def one(tenant: str) -> None:
+        try:
+            async with slots.held(tenant):
+                order.append(tenant)
+        except AgentError as error:
+            order.append(f"{tenant}: {error.narrow_code}")
+
+    async with asyncio.TaskGroup() as group, slots.held("first"):
+        for tenant in tenants:
+            group.create_task(one(tenant))
+            await asyncio.sleep(0)
+    return order
+
+
+async def test_a_tenant_with_many_waiting_turns_delays_anothers_first_by_one_round() -> None:
+    """Places go to the tenants in rounds, one each (spec V6); within a tenant first come, first served."""
+    order = await held_in_order(Slots(limit=1, room=2000), ["big"] * 1000 + ["small", "other", "small"])
+
+    assert order[:6] == ["big", "small", "other", "big", "small", "big"]
+    assert len(order) == 1003
+
+
+async def test_a_tenant_that_fills_the_room_does_not_keep_others_out() -> None:
+    """Its newest turn makes room for theirs, until all have as many."""
+    order = await held_in_order(Slots(limit=1, room=4), ["big"] * 5 + ["small"] * 3)
+
+    refused = [each for each in order if each.endswith("model_busy")]
+    assert sorted(refused) == ["big: model_busy"] * 3 + ["small: model_busy"]
+    assert [each for each in order if each not in refused] == ["big", "small", "big", "small"]
+
+
 STEPS = st.lists(st.tuples(st.sampled_from(["start", "end", "cancel", "turn"]), st.integers(0, 9)), max_size=40)
 
 
@@ -333,7 +368,7 @@ async def test_no_place_is_ever_lost_or_given_twice(steps: list[tuple[str, int]]
     tasks: dict[int, asyncio.Task[None]] = {}
 
     async def one(number: int) -> None:
-        async with slots.held("t"):
+        async with slots.held(f"tenant-{number % 3}"):
             inside.add(number)
             try:
                 await leave[number].wait()
@@ -352,11 +387,12 @@ async def test_no_place_is_ever_lost_or_given_twice(steps: list[tuple[str, int]]
             case "turn":
                 await asyncio.sleep(0)
         assert len(inside) <= limit
-        assert slots.waiting <= 10
+        assert slots.waiting <= 4
     for event in leave.values():
         event.set()
-    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    ends = await asyncio.gather(*tasks.values(), return_exceptions=True)
 
+    assert all(end is None or isinstance(end, AgentError | asyncio.CancelledError) for end in ends)
     assert (slots.running, slots.waiting, inside) == (0, 0, set())
 
 
