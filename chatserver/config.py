@@ -61,6 +61,7 @@ class ModelConfig(_Part):
     retries: int = Field(2, ge=0, le=10, description="tries again before the first token")
     tools: bool = Field(True, description="offer tools to this model")
     system_prompt: str | None = Field(None, description="put before every conversation")
+    tenants: tuple[str, ...] = Field((), description="tenants that may use it; empty: everybody")
     temperature: float | None = Field(None, ge=0, le=2, description="sampling temperature, the endpoint's own if unset")
 
     @field_validator("id")

@@ -37,7 +37,7 @@ class SessionManager:
     """The dict of live sessions.
 
     Args:
-        missing_api_key: whether the given model's key is missing, for the state.
+        missing_api_key: whether the key of a tenant's model is missing, for the state.
         on_evict: called after a session left memory (closes its tool connections).
     """
 
@@ -47,7 +47,7 @@ class SessionManager:
         clock: Clock,
         store: Store,
         *,
-        missing_api_key: Callable[[str | None], bool],
+        missing_api_key: Callable[[str, str | None], bool],
         on_evict: EvictHandler,
         log: FilteringBoundLogger,
     ) -> None:
@@ -121,7 +121,7 @@ class SessionManager:
             messages=stored.messages,
             has_more=stored.has_more,
             message_count=record.message_count,
-            missing_api_key=self._missing_api_key(record.model),
+            missing_api_key=self._missing_api_key(record.key.tenant, record.model),
             position=Position(record.fence, END_OF_FENCE),
             queue=[QueuedTurn(t.turn_id, t.message.id, at, t.message) for at, t in enumerate(stored.queue, 1)],
         )
@@ -139,7 +139,7 @@ class SessionManager:
                 title=record.title,
                 model=record.model,
                 expires_at=rfc3339(record.expires_at),
-                missing_api_key=self._missing_api_key(record.model),
+                missing_api_key=self._missing_api_key(record.key.tenant, record.model),
                 position=START,
             )
             live = self._add(record, state, provisional=True)

@@ -32,12 +32,12 @@ StoredRole = Literal["user", "assistant", "system"]
 class Models(Protocol):
     """The catalogue, as far as rules about sessions need it."""
 
-    def ids(self) -> tuple[str, ...]:
-        """Models a session may name, the default first."""
+    def ids(self, tenant: str) -> tuple[str, ...]:
+        """Models a session of that tenant may name, the default first."""
 
-    def default_id(self) -> str: ...
+    def default_id(self, tenant: str) -> str: ...
 
-    def missing_api_key(self, model_id: str | None) -> bool: ...
+    def missing_api_key(self, tenant: str, model_id: str | None) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,9 @@ def check_text(settings: Settings, text: str, *, field: str = "message", role: S
         raise TooLarge(f"the message has {len(text)} characters; {allowed} are allowed", code="message_too_long")
 
 
-def check_model(models: Models, model: str) -> None:
+def check_model(models: Models, tenant: str, model: str) -> None:
     """V4. Raises: InvalidFields (`unknown_model`), which lists the catalogue."""
-    known = models.ids()
+    known = models.ids(tenant)
     if model not in known:
         raise InvalidFields(
             [FieldError(("model",), f"not in the catalogue; known: {', '.join(known)}")], code="unknown_model"

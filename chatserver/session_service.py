@@ -137,7 +137,7 @@ class SessionService:
         else:
             check_session_id(session_id)
         if new is not None:
-            self._check_new(new)
+            self._check_new(caller.principal.tenant, new)
         key = SessionKey(caller.principal.tenant, session_id)
         live = await self._manager.pin(key)
         if live is None:
@@ -165,11 +165,11 @@ class SessionService:
         if live.record.owner != principal.owner:
             raise Forbidden("the session belongs to somebody else", code="session_forbidden")
 
-    def _check_new(self, new: NewSession) -> None:
+    def _check_new(self, tenant: str, new: NewSession) -> None:
         if new.project_id is not None:
             check_project_id(new.project_id)
         if new.model is not None:
-            check_model(self._models, new.model)
+            check_model(self._models, tenant, new.model)
         check_texts(self._settings, new.named())
 
     def _first_settings(self, caller: Caller, new: NewSession) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,7 +177,7 @@ class SessionService:
         changes, expires_at = new.named(), self._expiry(caller)
         told = changes | {"expires_at": rfc3339(expires_at)}
         if new.model is not None:
-            told |= self._switched(new.model)
+            told |= self._switched(caller.principal.tenant, new.model)
         return changes | {"expires_at": expires_at}, told
 
     def _new_record(self, key: SessionKey, principal: Principal, new: NewSession) -> SessionRecord:
@@ -217,8 +217,8 @@ class SessionService:
 
     def get_current_model(self, live: LiveSession) -> str:
         """V5: the session's model; the catalogue's default where none is set or the set one has gone."""
-        model = live.record.model
-        return model if model in self._models.ids() else self._models.default_id()
+        model, tenant = live.record.model, live.key.tenant
+        return model if model in self._models.ids(tenant) else self._models.default_id(tenant)
 
     async def switch_model(self, caller: Caller, live: LiveSession, model: str | None) -> None:
         """V4: takes effect from the next turn.
@@ -235,18 +235,18 @@ class SessionService:
         Raises: InvalidFields, TooLarge, RateLimited (a model too often), and what the store raises.
         """
         if (model := wanted.get("model")) is not None:
-            check_model(self._models, model)
+            check_model(self._models, live.key.tenant, model)
         check_texts(self._settings, wanted)
         changes = {name: value for name, value in wanted.items() if getattr(live.record, name) != value}
         if "model" in changes:
             self._limits.model_switch(caller)
         if changes:
-            told = changes | (self._switched(model) if "model" in changes else {})
+            told = changes | (self._switched(live.key.tenant, model) if "model" in changes else {})
             await self._turns.update(live, changes, told)
 
-    def _switched(self, model: str | None) -> dict[str, Any]:
+    def _switched(self, tenant: str, model: str | None) -> dict[str, Any]:
         """What tabs are told of a switch to that model."""
-        return {"model": model, "missing_api_key": self._models.missing_api_key(model)}
+        return {"model": model, "missing_api_key": self._models.missing_api_key(tenant, model)}
 
     async def delete_session(
         self, caller: Caller, session_id: str, *, project_id: str | None = None, force: bool, missing_ok: bool
@@ -296,7 +296,7 @@ class SessionService:
         """
         check_text(self._settings, text)
         if model is not None:
-            check_model(self._models, model)
+            check_model(self._models, live.key.tenant, model)
         self._limits.message(caller)
         return await self._turns.send(
             live,
@@ -308,7 +308,7 @@ class SessionService:
                 self._expiry(caller),
                 # A page that lost the answer to its POST finds its own message by this, however late.
                 NO_METADATA if client_message_id is None else {"client_message_id": client_message_id},
-                None if model is None else self._switched(model),
+                None if model is None else self._switched(live.key.tenant, model),
                 project_id,
             ),
         )

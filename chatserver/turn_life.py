@@ -34,7 +34,8 @@ from chatserver.turn_ends import TurnEnds
 from chatserver.turn_tools import TurnTools
 from chatserver.under_way import UnderWay
 
-ResolveModel = Callable[[str | None], Entry]
+# Of a tenant's session: the model it names, or its default.
+ResolveModel = Callable[[str, str | None], Entry]
 
 
 class TurnLife:
@@ -85,7 +86,7 @@ class TurnLife:
             queued: the turn stands in the queue.
         """
         await self._ends.settle(live)
-        entry = self._resolve_model(live.record.model)
+        entry = self._resolve_model(live.key.tenant, live.record.model)
         user_message = replace(turn.message, parent_id=live.state.leaf_id())
         answer = new_message(self._clock, "assistant", "", parent_id=user_message.id, model=entry.settings.id)
         started = await self._store.start_turn(

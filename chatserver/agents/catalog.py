@@ -56,6 +56,11 @@ class Entry:
     missing_api_key: bool = False
     fallback: str | None = None
     slots: Slots | None = None
+    tenants: frozenset[str] = frozenset()
+
+    def serves(self, tenant: str) -> bool:
+        """Whether that tenant may name it; without a list everybody may."""
+        return not self.tenants or tenant in self.tenants
 
     def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
         """A place among the model's concurrent turns; waits for one. See Slots.held."""
@@ -70,37 +75,46 @@ class Catalog:
         self._default_id = default_id
         self._agents = tuple(agents)
 
-    def default_id(self) -> str:
-        """The model of sessions that name none."""
-        return self._default_id
+    def default_id(self, tenant: str) -> str:
+        """The model of that tenant's sessions that name none."""
+        return self._default(tenant).settings.id
 
-    def ids(self) -> tuple[str, ...]:
-        """Models a session may name, the default first."""
-        return (self._default_id, *(i for i in self._entries if i != self._default_id))
+    def ids(self, tenant: str) -> tuple[str, ...]:
+        """Models that a session of that tenant may name, the default first."""
+        default = self.default_id(tenant)
+        return (default, *(i for i, entry in self._entries.items() if i != default and entry.serves(tenant)))
 
-    def resolve(self, model_id: str | None) -> Entry:
+    def resolve(self, tenant: str, model_id: str | None) -> Entry:
         """The model a session means: the default where it names none, or one that has gone (spec V5)."""
-        return self._entries.get(model_id or "") or self._entries[self._default_id]
+        entry = self._entries.get(model_id or "")
+        return entry if entry is not None and entry.serves(tenant) else self._default(tenant)
 
-    def missing_api_key(self, model_id: str | None) -> bool:
+    def _default(self, tenant: str) -> Entry:
+        default = self._entries[self._default_id]
+        if default.serves(tenant):
+            return default
+        return next((entry for entry in self._entries.values() if entry.serves(tenant)), _NOTHING)
+
+    def missing_api_key(self, tenant: str, model_id: str | None) -> bool:
         """Whether turns of this model would fail for want of a key."""
-        return self.resolve(model_id).missing_api_key
+        return self.resolve(tenant, model_id).missing_api_key
 
-    def models(self) -> list[dict[str, Any]]:
-        """The public list, the default first; no key, no address."""
+    def models(self, tenant: str) -> list[dict[str, Any]]:
+        """The public list for that tenant, its default first; no key, no address, no tenants."""
+        ids = self.ids(tenant)
         return [
             {
                 "id": entry.settings.id,
                 "name": entry.settings.name,
                 "kind": entry.kind,
-                "default": entry.settings.id == self._default_id,
+                "default": entry.settings.id == ids[0],
                 "context_tokens": entry.settings.context_tokens,
                 "max_output_tokens": entry.settings.max_output_tokens,
                 "tools": entry.offers_tools,
-                "fallback": entry.fallback,
+                "fallback": entry.fallback if entry.fallback in ids else None,
                 "missing_api_key": entry.missing_api_key,
             }
-            for entry in map(self.resolve, self.ids())
+            for entry in (self.resolve(tenant, i) for i in ids)
         ]
 
     async def close(self) -> None:
@@ -144,7 +158,7 @@ def build_catalog(
     if settings.scripted:
         add(_plain(SCRIPTED, "Scripted", "scripted", factories.scripted()))
     if not entries:
-        add(_plain(NOTHING, "No model", "none", _Nothing()))
+        add(_NOTHING)
 
     default_id = settings.default_model or next(iter(entries))
     if default_id not in entries:
@@ -165,6 +179,7 @@ def _configured(config: ModelConfig, factories: Factories, environ: Mapping[str,
         missing_api_key=config.api_key_env is not None and not key,
         fallback=config.fallback,
         slots=Slots(config.max_concurrent_turns, config.max_waiting_turns),
+        tenants=frozenset(config.tenants),
     )
 
 
@@ -234,10 +249,15 @@ class _Nothing:
         return self
 
     async def __anext__(self) -> AgentEvent:
-        raise AgentError("No model is configured, and the embedded one is switched off.", code="no_model")
+        raise AgentError(
+            "There is no model for you here: none is configured, or none for your tenant.", code="no_model"
+        )
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+_NOTHING = _plain(NOTHING, "No model", "none", _Nothing())
 
 
 @asynccontextmanager

@@ -78,7 +78,7 @@ def build(
 
 
 async def answer(catalog: Catalog, model_id: str | None = None) -> list[AgentEvent]:
-    return [event async for event in catalog.resolve(model_id).agent.run(turn("hi"))]
+    return [event async for event in catalog.resolve("t", model_id).agent.run(turn("hi"))]
 
 
 # --- which models there are ---
@@ -103,19 +103,23 @@ def test_the_default_stands_first(fields: dict[str, Any], ids: tuple[str, ...]) 
     """A named default, else a Python agent, else the first configured or found, else the embedded one."""
     catalog = build(*fields.pop("models", ()), **fields)
 
-    assert catalog.ids() == ids
-    assert catalog.default_id() == ids[0]
-    assert [m["id"] for m in catalog.models()] == list(ids)
-    assert [m["default"] for m in catalog.models()] == [True] + [False] * (len(ids) - 1)
+    assert catalog.ids("t") == ids
+    assert catalog.default_id("t") == ids[0]
+    assert [m["id"] for m in catalog.models("t")] == list(ids)
+    assert [m["default"] for m in catalog.models("t")] == [True] + [False] * (len(ids) - 1)
 
 
 def test_a_model_that_is_unset_or_gone_means_the_default() -> None:
     """V5: a session outlives the configuration it was made under."""
     catalog = build(model("a"), model("b"))
 
-    assert catalog.resolve("b").settings.id == "b"
-    assert catalog.resolve("gone").settings.id == catalog.resolve(None).settings.id == catalog.resolve("").settings.id
-    assert catalog.resolve(None).settings.id == "a"
+    assert catalog.resolve("t", "b").settings.id == "b"
+    assert (
+        catalog.resolve("t", "gone").settings.id
+        == catalog.resolve("t", None).settings.id
+        == catalog.resolve("t", "").settings.id
+    )
+    assert catalog.resolve("t", None).settings.id == "a"
 
 
 def test_keys_go_to_the_agent_and_nowhere_else() -> None:
@@ -131,9 +135,9 @@ def test_keys_go_to_the_agent_and_nowhere_else() -> None:
     )
 
     assert keys == {"a": "sk-secret", "b": None, "c": None, "d": None}
-    assert [catalog.missing_api_key(i) for i in "abcd"] == [False, True, True, False]
-    assert catalog.missing_api_key(None) is False
-    listing = str(catalog.models())
+    assert [catalog.missing_api_key("t", i) for i in "abcd"] == [False, True, True, False]
+    assert catalog.missing_api_key("t", None) is False
+    listing = str(catalog.models("t"))
     assert "sk-secret" not in listing
     assert "127.0.0.1" not in listing
     assert "_KEY" not in listing
@@ -141,12 +145,12 @@ def test_keys_go_to_the_agent_and_nowhere_else() -> None:
 
 def test_a_model_that_is_a_file_is_shown_by_the_files_name() -> None:
     """llama.cpp serves models under their paths."""
-    assert build(model("a") | {"model": "/home/somebody/tiny.gguf"}).models()[0]["name"] == "tiny.gguf"
+    assert build(model("a") | {"model": "/home/somebody/tiny.gguf"}).models("t")[0]["name"] == "tiny.gguf"
 
 
 def test_the_listing_tells_what_a_caller_may_choose_by() -> None:
     """And nothing else."""
-    listed = build(model("a", context_tokens=100, max_output_tokens=10, tools=False, fallback="docs")).models()[0]
+    listed = build(model("a", context_tokens=100, max_output_tokens=10, tools=False, fallback="docs")).models("t")[0]
 
     assert listed == {
         "id": "a",
@@ -233,7 +237,7 @@ async def test_after_the_first_event_nobody_steps_in(begun: AgentEvent) -> None:
     catalog = build(model("a", fallback="b"), model("b"), agents=dict(agents))
     got: list[AgentEvent] = []
     with pytest.raises(AgentError, match="down"):
-        async for event in catalog.resolve(None).agent.run(turn("hi")):
+        async for event in catalog.resolve("t", None).agent.run(turn("hi")):
             got.append(event)
 
     assert got == [begun]
@@ -270,15 +274,41 @@ async def test_an_interrupt_reaches_the_model_that_answers() -> None:
 
     agents: dict[str, Agent] = {"a": Scripted(DOWN), "b": Hanging()}
     catalog = build(model("a", fallback="b"), model("b", max_concurrent_turns=1), agents=agents)
-    running = catalog.resolve("a").agent.run(turn("hi"))
+    running = catalog.resolve("t", "a").agent.run(turn("hi"))
     assert await anext(running) == "begun"
-    slots = catalog.resolve("b").slots
+    slots = catalog.resolve("t", "b").slots
     assert slots is not None
     assert slots.running == 1, "the one that steps in takes a place of its own model"
     await running.aclose()  # type: ignore[attr-defined]  # a generator
 
     assert freed.is_set()
     assert slots.running == 0
+
+
+# --- tenants ---
+
+
+def test_a_model_with_a_list_of_tenants_is_theirs_alone() -> None:
+    """Others neither see nor use it, and where it is the default they have the next one (spec V6)."""
+    catalog = build(model("a", tenants=("acme",)), model("b"), model("c", fallback="a"))
+
+    assert catalog.ids("acme") == ("a", "b", "c", "docs")
+    assert catalog.ids("other") == ("b", "c", "docs")
+    assert catalog.default_id("other") == "b"
+    assert catalog.resolve("other", "a").settings.id == "b"
+    assert "acme" not in str(catalog.models("other"))
+    assert [m["fallback"] for m in catalog.models("other")] == [None, None, None]
+    assert [m["fallback"] for m in catalog.models("acme")] == [None, None, "a", None]
+
+
+async def test_a_tenant_without_any_model_is_told_so() -> None:
+    """Everything else of the server works for it."""
+    catalog = build(model("a", tenants=("acme",)), docs=False)
+
+    assert catalog.ids("other") == ("none",)
+    with pytest.raises(AgentError) as failed:
+        await anext(catalog.resolve("other", None).agent.run(turn("hi")))
+    assert failed.value.narrow_code == "no_model"
 
 
 # --- places ---
@@ -398,6 +428,6 @@ async def test_no_place_is_ever_lost_or_given_twice(steps: list[tuple[str, int]]
 
 async def test_models_without_limits_of_their_own_have_room_for_all() -> None:
     """The embedded and the Python agents are bounded by max_running_turns alone."""
-    entry = build().resolve(None)
+    entry = build().resolve("t", None)
     async with entry.slot("t"), entry.slot("t"):
         assert entry.slots is None

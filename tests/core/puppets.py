@@ -119,17 +119,17 @@ class FakeModels:
         self.entries = {name: FakeEntry(agent, ModelSettings(name, name, 8192, 2048)) for name, agent in agents.items()}
         self.without_key: set[str] = set()
 
-    def ids(self) -> tuple[str, ...]:
+    def ids(self, _tenant: str) -> tuple[str, ...]:
         return tuple(self.entries)
 
-    def default_id(self) -> str:
+    def default_id(self, _tenant: str) -> str:
         return next(iter(self.entries))
 
-    def missing_api_key(self, model_id: str | None) -> bool:
-        return (model_id or self.default_id()) in self.without_key
+    def missing_api_key(self, tenant: str, model_id: str | None) -> bool:
+        return (model_id or self.default_id(tenant)) in self.without_key
 
-    def resolve(self, model_id: str | None) -> FakeEntry:
-        return self.entries.get(model_id or "") or self.entries[self.default_id()]
+    def resolve(self, tenant: str, model_id: str | None) -> FakeEntry:
+        return self.entries.get(model_id or "") or self.entries[self.default_id(tenant)]
 
 
 Tool = Callable[[dict[str, Any]], Any]

@@ -448,7 +448,7 @@ async def test_a_queue_whose_model_cannot_be_resolved_rests_and_holds_nobody_up(
         await settle()
         resolve = w.models.entries.pop("puppet")
         w.models.entries["other"] = resolve
-        w.turns._life._resolve_model = lambda _model: {}[_model]  # type: ignore[assignment,index]
+        w.turns._life._resolve_model = lambda _tenant, model: {}[model]  # type: ignore[assignment,index]
         w.puppet.last.end()
         await advance(3)
         assert waiting(reader) == [(1, "two")]
