@@ -62,7 +62,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `created_at` is RFC 3339; `parent_id` is the message it follows on its branch."""
+    """One message. `created_at` is RFC 3339; `parent_id` is the message it follows on its branch.
+
+    `siblings` are the ids of the messages that follow the same one, oldest first, its own among them; empty where it is
+    the only one.
+    """
 
     id: str
     parent_id: str | None
@@ -75,6 +79,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
     metadata: Mapping[str, Any] = field(default_factory=no_metadata)
+    siblings: tuple[str, ...] = ()
 
     def wire(self) -> dict[str, Any]:
         """As JSON-ready fields; orjson makes the same of the record itself, four times faster."""

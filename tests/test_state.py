@@ -248,6 +248,7 @@ def test_a_message_is_encoded_alike_alone_in_an_event_and_in_a_state() -> None:
     full = Message(
         "id", "parent", "assistant", "text", "completed", "m", "2026-01-02T03:04:05.678Z", "why",
         (ToolCall("c", "s", "n", {"a": 1}, 2, ToolResult("r", True)),), Usage(1, 2, 3, 4, True), {"k": [1]},
+        ("other", "id"),
     )  # fmt: skip
     alone = orjson.dumps(full)
     frame = ev.encode(ev.MessageCreated(SID, full), Position(1, 0)).data
@@ -281,4 +282,5 @@ def test_a_message_is_encoded_alike_alone_in_an_event_and_in_a_state() -> None:
             "estimated": True,
         },
         "metadata": {"k": [1]},
+        "siblings": ["other", "id"],
     }

@@ -86,6 +86,9 @@ class StartTurn:
     that the turn is already stored as queued (its user message moves out of the queue; `create` and
     `client_message_id` are not looked at). The parents of both messages are the caller's to set; the answer becomes the
     leaf. Nothing else of the record changes but `expires_at`, `updated_at`, counts and fence.
+
+    `edits` names the stored message that `user_message` becomes a sibling of; `regenerates` the one that `answer` does:
+    then `user_message` is stored already, and only the answer goes in. At most one of them is given.
     """
 
     key: SessionKey
@@ -97,6 +100,8 @@ class StartTurn:
     now: float
     create: SessionRecord | None = None
     queued: bool = False
+    edits: str | None = None
+    regenerates: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +179,8 @@ class Store(Protocol):
         """Commit the start of a turn.
 
         Raises:
-            NotFound: no such session and no `create`, or no such queued turn. Conflict (`busy`): a turn is running.
+            NotFound: no such session and no `create`, no such queued turn, or no such message to be a sibling of.
+            Conflict (`busy`): a turn is running.
         """
 
     async def enqueue_turn(
@@ -232,6 +238,45 @@ class Store(Protocol):
 
         A running answer is as its row stands: what streams now is in the live session. Raises NotFound where the
         session or that leaf is not stored.
+        """
+
+    async def message(self, key: SessionKey, message_id: str) -> Message | None:
+        """One message on whichever branch, or None. A running answer is as its row stands."""
+
+    async def system_messages(self, key: SessionKey, *, leaf_id: str, limit: int) -> tuple[Message, ...]:
+        """The newest `limit` system messages of the branch that ends at `leaf_id`, oldest first."""
+
+    async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
+        """The newest message behind that one, on whichever branch; itself where none follows, None where it is not
+        stored."""
+
+    async def choose_leaf(self, key: SessionKey, leaf_id: str) -> SessionRecord:
+        """Make another message the leaf of the active branch, under a new fence; returns the record after it.
+
+        Raises:
+            NotFound: no such session, or no such message in it. Conflict (`busy`): a turn is running.
+        """
+
+    async def annotate_message(
+        self, key: SessionKey, message_id: str, metadata: Mapping[str, Any], *, new_fence: bool
+    ) -> SessionRecord:
+        """Set a message's metadata; returns the record after it.
+
+        Args:
+            new_fence: as in `add_message`.
+        Raises: NotFound.
+        """
+
+    async def fork_session(self, key: SessionKey, message_id: str, create: SessionRecord, limit: int) -> SessionRecord:
+        """Insert `create` with a copy of the branch that ends at a message of `key`; returns its record.
+
+        The copies keep ids, parents and all else but their siblings.
+
+        Args:
+            limit: messages that the branch may have.
+        Raises:
+            NotFound: no such message. Conflict: `create` exists already; `busy` where the branch holds a running
+                answer. TooLarge: over `limit`.
         """
 
     async def recover(self, now: float) -> Recovered:

@@ -7,10 +7,10 @@ shares with others then stays whole (writer.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chatserver.errors import Conflict, NotFound
+from chatserver.errors import Conflict, NotFound, TooLarge
 from chatserver.message import Message
 from chatserver.store.base import (
     Chunk,
@@ -24,16 +24,23 @@ from chatserver.store.base import (
     StoredTurn,
 )
 from chatserver.store.rows import (
+    Row,
     change_params,
     key_params,
     message_of,
     message_params,
+    metadata_param,
     new_session_params,
     queued_turn_of,
     queued_turn_params,
     record_of,
+    sibling_of,
 )
+from chatserver.store.statements import MESSAGE_COLUMNS
 from chatserver.store.transaction import Transaction
+
+# Of a branch that is looked through for its system messages: some 100 ms of a reader's time.
+MAX_WALK = 50_000
 
 
 def _no_session(key: SessionKey) -> NotFound:
@@ -63,7 +70,15 @@ def _branch(tx: Transaction, key: SessionKey, leaf_id: str | None, count: int) -
     if leaf_id is None or count < 1:
         return []
     rows = tx.all(tx.sql.branch, {**key_params(key), "leaf_id": leaf_id, "count": count})
-    return [message_of(row) for row in reversed(rows)]
+    return _with_siblings(tx, key, reversed(rows))
+
+
+def _with_siblings(tx: Transaction, key: SessionKey, rows: Iterable[Row]) -> list[Message]:
+    return [message_of(row, _siblings(tx, key, group) if (group := sibling_of(row)) else ()) for row in rows]
+
+
+def _siblings(tx: Transaction, key: SessionKey, group: str) -> tuple[str, ...]:
+    return tuple(message_id for (message_id,) in tx.all(tx.sql.siblings, {**key_params(key), "sibling_of": group}))
 
 
 def read_messages(
@@ -74,6 +89,30 @@ def read_messages(
         return tuple(branch) if branch else NotFound(f"there is no message {leaf_id!r} in this session")
     record = read_record(tx, key=key)
     return tuple(_branch(tx, key, record.leaf_id, limit)) if record is not None else _no_session(key)
+
+
+def read_message(tx: Transaction, *, key: SessionKey, message_id: str) -> Message | None:
+    row = tx.one(tx.sql.message, {**key_params(key), "message_id": message_id})
+    return _with_siblings(tx, key, [row])[0] if row is not None else None
+
+
+def read_system_messages(tx: Transaction, *, key: SessionKey, leaf_id: str, limit: int) -> tuple[Message, ...]:
+    params = {**key_params(key), "leaf_id": leaf_id, "count": MAX_WALK, "limit": limit}
+    return tuple(_with_siblings(tx, key, reversed(tx.all(tx.sql.system_messages, params))))
+
+
+def newest_leaf(tx: Transaction, *, key: SessionKey, message_id: str) -> str | None:
+    row = tx.one(tx.sql.message, {**key_params(key), "message_id": message_id})
+    if row is None:
+        return None
+    # Children come after their parents in `seq`, so one pass finds everything behind it, and the last is a leaf.
+    behind, newest = {message_id}, message_id
+    seq = row[MESSAGE_COLUMNS.index("seq")]
+    for child, parent in tx.all(tx.sql.messages_behind, {**key_params(key), "seq": seq}):
+        if parent in behind:
+            behind.add(child)
+            newest = child
+    return newest
 
 
 def find_turn(tx: Transaction, *, key: SessionKey, client_message_id: str) -> str | None:
@@ -149,11 +188,53 @@ def add_message(
     return record
 
 
+def annotate_message(
+    tx: Transaction, *, key: SessionKey, message_id: str, metadata: Mapping[str, Any], new_fence: bool
+) -> SessionRecord | NotFound:
+    params = {**key_params(key), "message_id": message_id, "metadata": metadata_param(metadata)}
+    if not tx.run(tx.sql.annotate_message, params):
+        return NotFound(f"there is no message {message_id!r} in this session")
+    return update_session(tx, key=key, changes={}, new_fence=new_fence, now=0.0)
+
+
+# --- branches ---
+
+
+def choose_leaf(tx: Transaction, *, key: SessionKey, leaf_id: str) -> SessionRecord | NotFound | Conflict:
+    params = {**key_params(key), "leaf_id": leaf_id}
+    if tx.one(tx.sql.message, {**params, "message_id": leaf_id}) is None:
+        return NotFound(f"there is no message {leaf_id!r} in this session")
+    row = tx.one(tx.sql.choose_leaf, params)
+    return record_of(row) if row is not None else Conflict("a turn is running in this session", code="busy")
+
+
+def fork_session(
+    tx: Transaction, *, key: SessionKey, message_id: str, create: SessionRecord, limit: int
+) -> SessionRecord | NotFound | Conflict | TooLarge:
+    params = {**key_params(key), "leaf_id": message_id, "count": limit + 1, "copy_id": create.key.session_id}
+    measured = tx.one(tx.sql.measure_branch, params)
+    count, running = measured if measured is not None else (0, 0)
+    if not count:
+        return NotFound(f"there is no message {message_id!r} in this session")
+    if running:
+        return Conflict("an answer of this branch is still running", code="busy")
+    if count > limit:
+        return TooLarge(f"a branch of more than {limit} messages cannot be copied")
+    row = tx.one(tx.sql.insert_session, new_session_params(create, message_count=count, leaf_id=message_id))
+    if row is None:
+        return Conflict(f"there is a session {create.key.session_id!r} already")
+    tx.run(tx.sql.copy_branch, params | {"count": count})
+    return record_of(row)
+
+
 # --- turns ---
 
 
 def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | NotFound | Conflict:
     sql, key, answer = tx.sql, start.key, start.answer
+    sibling = start.edits or start.regenerates
+    if sibling is not None and tx.one(sql.message, {**key_params(key), "message_id": sibling}) is None:
+        return NotFound(f"there is no message {sibling!r} in this session")
     params = {
         "tenant": key[0],
         "session_id": key[1],
@@ -172,15 +253,26 @@ def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | No
             ),
         )
     if row is None:
-        row = tx.one(sql.start_queued_session if start.queued else sql.start_session, params)
+        if start.regenerates is not None:
+            statement = sql.start_queued_answer if start.queued else sql.start_answer
+        else:
+            statement = sql.start_queued_session if start.queued else sql.start_session
+        row = tx.one(statement, params)
         if row is None:
             return _why_not(tx, start)
     record = record_of(row)
     count = record.message_count
-    tx.run_each(
-        sql.insert_message,
-        (message_params(key, count - 1, start.user_message), message_params(key, count, answer)),
-    )
+    group = None
+    if sibling is not None:
+        named = tx.one(sql.begin_siblings, {**key_params(key), "message_id": sibling})
+        group = named[0] if named is not None else None
+    if start.regenerates is not None:
+        tx.run(sql.insert_message, message_params(key, count, answer, group))
+    else:
+        tx.run_each(
+            sql.insert_message,
+            (message_params(key, count - 1, start.user_message, group), message_params(key, count, answer)),
+        )
     params["answer_id"] = answer.id
     params["fence"] = record.fence
     params["started_at"] = start.now

@@ -114,7 +114,7 @@ def change_params(changes: Mapping[str, Any]) -> dict[str, Any]:
 # --- messages ---
 
 
-def message_of(row: Row) -> Message:
+def message_of(row: Row, siblings: tuple[str, ...] = ()) -> Message:
     """A row of `messages` as a message."""
     (
         _tenant,
@@ -131,6 +131,7 @@ def message_of(row: Row) -> Message:
         tool_calls,
         usage,
         metadata,
+        _sibling_of,
     ) = row
     return Message(
         message_id,
@@ -144,11 +145,22 @@ def message_of(row: Row) -> Message:
         tuple(map(tool_call_of, orjson.loads(tool_calls))) if tool_calls is not None else (),
         Usage(**orjson.loads(usage)) if usage is not None else None,
         _metadata(metadata),
+        siblings,
     )
 
 
-def message_params(key: SessionKey, seq: int, message: Message) -> dict[str, Any]:
-    """Parameters to insert a message as the session's `seq`-th."""
+def sibling_of(row: Row) -> str | None:
+    """The group of siblings that a row of `messages` belongs to, named by the oldest of them."""
+    group: str | None = row[-1]
+    return group
+
+
+def message_params(key: SessionKey, seq: int, message: Message, sibling_of: str | None = None) -> dict[str, Any]:
+    """Parameters to insert a message as the session's `seq`-th.
+
+    Args:
+        sibling_of: the oldest of its siblings.
+    """
     return {
         "tenant": key[0],
         "session_id": key[1],
@@ -164,7 +176,13 @@ def message_params(key: SessionKey, seq: int, message: Message) -> dict[str, Any
         "tool_calls": orjson.dumps(message.tool_calls).decode() if message.tool_calls else None,
         "usage": orjson.dumps(message.usage).decode() if message.usage is not None else None,
         "metadata": _json(message.metadata),
+        "sibling_of": sibling_of,
     }
+
+
+def metadata_param(metadata: Mapping[str, Any]) -> str | None:
+    """A message's metadata as its column holds it."""
+    return _json(metadata)
 
 
 def tool_call_of(fields: Mapping[str, Any]) -> ToolCall:
@@ -195,6 +213,7 @@ def message_from_json(text: str) -> Message:
             "tool_calls": tuple(map(tool_call_of, fields["tool_calls"])),
             "usage": Usage(**usage) if usage is not None else None,
             "metadata": fields["metadata"] or NO_METADATA,
+            "siblings": tuple(fields.get("siblings", ())),
         }
     )
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 # The revision of migrations/versions/ that this code works with. Kept here so that opening a current database needs
 # neither Alembic nor a look into that folder.
-REVISION = "0001"
+REVISION = "0002"
 
 # Written into the SQL instead of bound: SQLite uses a partial index only where the query repeats its condition.
 QUEUED: ColumnElement[str] = literal_column("'queued'")
@@ -98,6 +98,8 @@ messages = Table(
     Column("tool_calls", Text),
     Column("usage", Text),
     Column("metadata", Text),
+    # The oldest of the messages that have the same parent; null where there is only one, which is nearly always.
+    Column("sibling_of", Text),
     PrimaryKeyConstraint("tenant", "session_id", "message_id"),
     ForeignKeyConstraint(
         ["tenant", "session_id"],
@@ -105,6 +107,18 @@ messages = Table(
         ondelete="CASCADE",
         name="messages_session",
     ),
+)
+
+# Partial: a message that has no siblings, as nearly all have none, costs nothing here. An index over all parents would
+# be two more pages to write for every turn.
+Index(
+    "messages_by_sibling",
+    messages.c.tenant,
+    messages.c.session_id,
+    messages.c.sibling_of,
+    messages.c.seq,
+    sqlite_where=messages.c.sibling_of.is_not(None),
+    postgresql_where=messages.c.sibling_of.is_not(None),
 )
 
 turns = Table(

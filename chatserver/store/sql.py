@@ -133,6 +133,17 @@ class SqlStore:
     async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
         return await self._reader.submit(partial(operations.read_messages, key=key, leaf_id=leaf_id, limit=limit))
 
+    async def message(self, key: SessionKey, message_id: str) -> Message | None:
+        return await self._reader.submit(partial(operations.read_message, key=key, message_id=message_id))
+
+    async def system_messages(self, key: SessionKey, *, leaf_id: str, limit: int) -> tuple[Message, ...]:
+        return await self._reader.submit(
+            partial(operations.read_system_messages, key=key, leaf_id=leaf_id, limit=limit)
+        )
+
+    async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
+        return await self._reader.submit(partial(operations.newest_leaf, key=key, message_id=message_id))
+
     # --- writing ---
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
@@ -170,6 +181,21 @@ class SqlStore:
                 expires_at=expires_at,
                 now=now,
             )
+        )
+
+    async def annotate_message(
+        self, key: SessionKey, message_id: str, metadata: Mapping[str, Any], *, new_fence: bool
+    ) -> SessionRecord:
+        return await self._writer.submit(
+            partial(operations.annotate_message, key=key, message_id=message_id, metadata=metadata, new_fence=new_fence)
+        )
+
+    async def choose_leaf(self, key: SessionKey, leaf_id: str) -> SessionRecord:
+        return await self._writer.submit(partial(operations.choose_leaf, key=key, leaf_id=leaf_id))
+
+    async def fork_session(self, key: SessionKey, message_id: str, create: SessionRecord, limit: int) -> SessionRecord:
+        return await self._writer.submit(
+            partial(operations.fork_session, key=key, message_id=message_id, create=create, limit=limit)
         )
 
     async def start_turn(self, start: StartTurn) -> Started | Duplicate:

@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BindParameter,
     ClauseElement,
     ColumnElement,
@@ -154,12 +155,24 @@ class Statements:
         running = _some_turn(turns.c.state == RUNNING)
         used = _some_turn(turns.c.client_message_id == _p(turns.c.client_message_id))
         waits = _some_turn(and_(turns.c.turn_id == _p(turns.c.turn_id), turns.c.state == QUEUED))
-        start = update(sessions).values(
-            {"fence": sessions.c.fence + _ONE, "message_count": sessions.c.message_count + _TWO, **activity}
+        start, start_answer = (
+            update(sessions).values(
+                {"fence": sessions.c.fence + _ONE, "message_count": sessions.c.message_count + added, **activity}
+            )
+            for added in (_TWO, _ONE)
         )
         # The conditions stand in the statement that takes the fence: where one fails nothing has been written yet.
         self.start_session = make(start.where(_key(sessions), ~running, ~used).returning(*sessions.c))
         self.start_queued_session = make(start.where(_key(sessions), ~running, waits).returning(*sessions.c))
+        # Where only the answer comes in, to a message that is there already.
+        self.start_answer = make(start_answer.where(_key(sessions), ~running, ~used).returning(*sessions.c))
+        self.start_queued_answer = make(start_answer.where(_key(sessions), ~running, waits).returning(*sessions.c))
+        self.choose_leaf = make(
+            update(sessions)
+            .where(_key(sessions), ~running)
+            .values({"fence": sessions.c.fence + _ONE, "leaf_id": _p(sessions.c.leaf_id)})
+            .returning(*sessions.c)
+        )
         self.add_to_session = make(
             update(sessions)
             .where(_key(sessions))
@@ -199,6 +212,30 @@ class Statements:
             .values({name: _p(messages.c[name]) for name in settled})
         )
         self.branch = make(_branch())
+        self.system_messages = make(_system_messages())
+        self.begin_siblings = make(
+            update(messages)
+            .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
+            .values(sibling_of=func.coalesce(messages.c.sibling_of, messages.c.message_id))
+            .returning(messages.c.sibling_of)
+        )
+        self.siblings = make(
+            select(messages.c.message_id)
+            .where(_key(messages), messages.c.sibling_of == _p(messages.c.sibling_of))
+            .order_by(messages.c.seq)
+        )
+        self.messages_behind = make(
+            select(messages.c.message_id, messages.c.parent_id)
+            .where(_key(messages), messages.c.seq > _p(messages.c.seq))
+            .order_by(messages.c.seq)
+        )
+        self.annotate_message = make(
+            update(messages)
+            .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
+            .values(metadata=_p(messages.c.metadata))
+        )
+        self.measure_branch = make(_measure_branch())
+        self.copy_branch = make(_copy_branch(insert))
 
         # --- turns ---
         self.insert_running_turn = make(insert(turns).values(values(turns, state=RUNNING)))
@@ -302,19 +339,23 @@ class Statements:
         return known
 
 
-def _branch() -> ClauseElement:
-    """The newest `count` messages of the branch that ends at `leaf_id`, newest first: a walk from child to parent.
+def _walk(*names: str) -> CTE:
+    """Up to `count` messages of the branch that ends at `leaf_id`, from child to parent, with their `depth` from 1 on.
 
     The depth ends it, in a damaged database with a cycle of parents too.
+
+    Args:
+        names: columns that are needed; `parent_id` is there always.
     """
+    names = ("parent_id", *(name for name in names if name != "parent_id"))
     leaf = (
-        select(*messages.c, literal_column("1", Integer).label("depth"))
+        select(*(messages.c[name] for name in names), literal_column("1", Integer).label("depth"))
         .where(_key(messages), messages.c.message_id == _p(messages.c.message_id, "leaf_id"))
         .cte("branch", recursive=True)
     )
     parent = messages.alias("parent")
-    walk = leaf.union_all(
-        select(*parent.c, leaf.c.depth + _ONE)
+    return leaf.union_all(
+        select(*(parent.c[name] for name in names), leaf.c.depth + _ONE)
         .select_from(leaf)
         .join(parent, parent.c.message_id == leaf.c.parent_id)
         .where(
@@ -323,4 +364,52 @@ def _branch() -> ClauseElement:
             leaf.c.depth < bindparam("count", type_=Integer),
         )
     )
+
+
+def _branch() -> ClauseElement:
+    """The newest `count` messages of a branch, newest first."""
+    walk = _walk(*MESSAGE_COLUMNS)
     return select(*(walk.c[name] for name in MESSAGE_COLUMNS)).order_by(walk.c.depth)
+
+
+def _system_messages() -> ClauseElement:
+    """The newest `limit` system messages among the newest `count` messages of a branch, newest first.
+
+    The walk carries no text: of a long branch most of it would be copied for nothing.
+    """
+    walk = _walk("message_id", "role")
+    return (
+        select(*messages.c)
+        .select_from(walk)
+        .join(messages, messages.c.message_id == walk.c.message_id)
+        .where(_key(messages), walk.c.role == literal_column("'system'"))
+        .order_by(walk.c.depth)
+        .limit(bindparam("limit", type_=Integer))
+        .offset(literal_column("0", Integer))  # SQLite's dialect would bind one
+    )
+
+
+def _measure_branch() -> ClauseElement:
+    """How many messages a branch has, up to `count`, and how many of them are running answers."""
+    walk = _walk("status")
+    running = func.count().filter(walk.c.status == literal_column("'streaming'"))
+    return select(func.count(), running).select_from(walk)
+
+
+def _copy_branch(insert: Any) -> ClauseElement:
+    """Insert a branch's messages, `count` in number, into the session `copy_id` as its first."""
+    walk = _walk("message_id")
+    place = bindparam("count", type_=Integer) + _ONE - walk.c.depth
+    given = {
+        "session_id": bindparam("copy_id", type_=messages.c.session_id.type),
+        "seq": place,
+        "sibling_of": literal_column("NULL"),
+    }
+    copies = (
+        select(*(given.get(c.name, c) for c in messages.c))
+        .select_from(walk)
+        .join(messages, messages.c.message_id == walk.c.message_id)
+        .where(_key(messages))
+    )
+    statement: ClauseElement = insert(messages).from_select(MESSAGE_COLUMNS, copies)
+    return statement

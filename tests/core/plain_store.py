@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from chatserver.errors import Conflict, NotFound, StoreUnavailable
+from chatserver.errors import Conflict, NotFound, StoreUnavailable, TooLarge
 from chatserver.message import Message, ToolCall, ToolResult
 from chatserver.store.base import (
     Chunk,
@@ -55,10 +55,15 @@ class _Session:
         found: list[Message] = []
         at = leaf_id
         while at is not None and len(found) < limit:
-            message = self.messages[at]
-            found.append(message)
-            at = message.parent_id
+            found.append(self.shown(at))
+            at = found[-1].parent_id
         return tuple(reversed(found)), at is not None
+
+    def shown(self, message_id: str) -> Message:
+        """The message with its siblings."""
+        message = self.messages[message_id]
+        beside = tuple(m.id for m in self.messages.values() if m.parent_id == message.parent_id)
+        return replace(message, siblings=beside if len(beside) > 1 else ())
 
     def used(self, client_message_id: str | None) -> str | None:
         if client_message_id is None:
@@ -152,6 +157,30 @@ class PlainStore:
 
         return await self._do(work)
 
+    async def message(self, key: SessionKey, message_id: str) -> Message | None:
+        def work() -> Message | None:
+            session = self._sessions.get(key)
+            return session.shown(message_id) if session is not None and message_id in session.messages else None
+
+        return await self._do(work)
+
+    async def system_messages(self, key: SessionKey, *, leaf_id: str, limit: int) -> tuple[Message, ...]:
+        def work() -> tuple[Message, ...]:
+            found = [m for m in self._of(key).branch(leaf_id, 10**9)[0] if m.role == "system"]
+            return tuple(found[-limit:])
+
+        return await self._do(work)
+
+    async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
+        def work() -> str | None:
+            session = self._sessions.get(key)
+            if session is None or message_id not in session.messages:
+                return None
+            behind = [m for m in session.messages if message_id in (x.id for x in session.branch(m, 10**9)[0])]
+            return behind[-1]
+
+        return await self._do(work)
+
     # --- writes ---
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
@@ -166,6 +195,9 @@ class PlainStore:
             if known is not None and known.running() is not None:
                 raise Conflict("a turn is running in this session", code="busy")
             session = self._of_or_new(start.key, None if start.queued else start.create)
+            sibling = start.edits or start.regenerates
+            if sibling is not None and sibling not in session.messages:
+                raise NotFound("there is no such message")
             if start.queued:
                 if start.turn_id not in session.queue:
                     raise NotFound("the turn is not queued", code="turn_not_queued")
@@ -177,7 +209,7 @@ class PlainStore:
             # The fence that creating the session took is the turn's.
             self._add(
                 session,
-                (start.user_message, start.answer),
+                (start.answer,) if start.regenerates else (start.user_message, start.answer),
                 fences=0 if known is None else 1,
                 expires_at=start.expires_at,
                 now=start.now,
@@ -264,6 +296,52 @@ class PlainStore:
             stamp = {"updated_at": now} if changes else {}
             session.record = replace(session.record, fence=fence, **stamp, **changes)
             return session.record
+
+        return await self._do(work)
+
+    async def annotate_message(
+        self, key: SessionKey, message_id: str, metadata: Mapping[str, Any], *, new_fence: bool
+    ) -> SessionRecord:
+        def work() -> SessionRecord:
+            session = self._of(key)
+            if message_id not in session.messages:
+                raise NotFound("there is no such message")
+            session.messages[message_id] = replace(session.messages[message_id], metadata=metadata)
+            session.record = replace(session.record, fence=session.record.fence + int(new_fence))
+            return session.record
+
+        return await self._do(work)
+
+    async def choose_leaf(self, key: SessionKey, leaf_id: str) -> SessionRecord:
+        def work() -> SessionRecord:
+            session = self._of(key)
+            if leaf_id not in session.messages:
+                raise NotFound("there is no such message")
+            if session.running() is not None:
+                raise Conflict("a turn is running in this session", code="busy")
+            session.record = replace(session.record, fence=session.record.fence + 1, leaf_id=leaf_id)
+            return session.record
+
+        return await self._do(work)
+
+    async def fork_session(self, key: SessionKey, message_id: str, create: SessionRecord, limit: int) -> SessionRecord:
+        def work() -> SessionRecord:
+            session = self._of(key)
+            if message_id not in session.messages:
+                raise NotFound("there is no such message")
+            branch, more = session.branch(message_id, limit)
+            if any(m.status == "streaming" for m in branch):
+                raise Conflict("an answer of this branch is still running", code="busy")
+            if more:
+                raise TooLarge
+            if create.key in self._sessions:
+                raise Conflict("there is such a session already")
+            fork = self._insert(create)
+            fork.messages = {m.id: replace(m, siblings=()) for m in branch}
+            fork.record = replace(
+                fork.record, message_count=len(branch), leaf_id=message_id, last_message_at=create.updated_at
+            )
+            return fork.record
 
         return await self._do(work)
 

@@ -23,6 +23,9 @@ WRITES = (
     "add_message",
     "update_session",
     "delete_session",
+    "annotate_message",
+    "choose_leaf",
+    "fork_session",
 )
 
 

@@ -49,6 +49,8 @@ export interface Message {
   readonly tool_calls: readonly ToolCall[];
   readonly usage: Usage | null;
   readonly metadata: Readonly<Record<string, unknown>>;
+  /** Ids of the messages with the same parent, oldest first, its own among them; empty where it is the only one. */
+  readonly siblings: readonly string[];
 }
 
 export interface QueuedTurn {

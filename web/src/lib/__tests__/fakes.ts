@@ -17,6 +17,7 @@ export function message(fields: Partial<Message> & Pick<Message, "id">): Message
     tool_calls: [],
     usage: null,
     metadata: {},
+    siblings: [],
     ...fields,
   };
 }
