@@ -9,8 +9,9 @@ Promises, for every implementation (the conformance suite in tests/conformance/ 
 - `message_count` and `last_message_at` of a session are changed in the transaction that changes its messages.
 - A new fence is larger than every earlier one of that session, those before a restart included, and those of a deleted
   session of the same key.
-- `updated_at` changes when a message or a turn comes in and when columns of the record are set; the end of a turn and a
-  fence alone leave the record as it is.
+- `updated_at` changes when a message or a turn comes in and when columns of the record are set; the end of a turn, a
+  fence alone and a new owner leave it as it is.
+- Lists hold an owner's own sessions and nothing else; a session without an owner is in none.
 
 Errors: StoreUnavailable (locked, too many operations waiting, closed), StoreFull (disk full), StoreCorrupt. NotFound
 where the session has gone; Conflict where what is to be added is there already. Reads go on where they can when writes
@@ -23,137 +24,51 @@ Times are seconds since the epoch; message times are the RFC 3339 strings of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
-from chatserver.message import Message, Outcome, Usage, no_metadata
+from chatserver.message import Message
+from chatserver.store.records import (
+    Chunk,
+    Duplicate,
+    FinishTurn,
+    ProjectSummary,
+    Recovered,
+    SessionFilter,
+    SessionKey,
+    SessionRecord,
+    SessionStats,
+    SessionSummary,
+    Started,
+    StartTurn,
+    StoredSession,
+    StoredTurn,
+)
 
+__all__ = [
+    "Chunk",
+    "Duplicate",
+    "FinishTurn",
+    "ProjectSummary",
+    "Recovered",
+    "SessionFilter",
+    "SessionKey",
+    "SessionRecord",
+    "SessionStats",
+    "SessionSummary",
+    "StartTurn",
+    "Started",
+    "Store",
+    "StoredSession",
+    "StoredTurn",
+]
 
-class SessionKey(NamedTuple):
-    """A session's identity: ids live inside a tenant (spec S3)."""
-
-    tenant: str
-    session_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """A session's durable record. `owner` is `kind:id` or None (unowned); `leaf_id` ends the active branch."""
-
-    key: SessionKey
-    project_id: str
-    owner: str | None
-    title: str
-    model: str | None
-    created_at: float
-    updated_at: float
-    expires_at: float
-    description: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=no_metadata)
-    is_active: bool = True
-    message_count: int = 0
-    last_message_at: float | None = None
-    leaf_id: str | None = None
-    fence: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTurn:
-    """A queued turn as stored: the user message is kept with it until the turn starts."""
-
-    turn_id: str
-    message: Message
-    client_message_id: str | None
-    options: Mapping[str, Any] = field(default_factory=no_metadata)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSession:
-    """What brings a session back: its record, the newest messages of the active branch (oldest first), its queue."""
-
-    record: SessionRecord
-    messages: tuple[Message, ...]
-    has_more: bool
-    queue: tuple[StoredTurn, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StartTurn:
-    """Start a turn: user message and empty answer go in together, with a new fence.
-
-    `create` is the record to insert where the session is not stored yet; where it is, its record stands. `queued` says
-    that the turn is already stored as queued (its user message moves out of the queue; `create` and
-    `client_message_id` are not looked at). The parents of both messages are the caller's to set; the answer becomes the
-    leaf. Nothing else of the record changes but `expires_at`, `updated_at`, counts and fence.
-
-    `edits` names the stored message that `user_message` becomes a sibling of; `regenerates` the one that `answer` does:
-    then `user_message` is stored already, and only the answer goes in. At most one of them is given.
-    """
-
-    key: SessionKey
-    turn_id: str
-    user_message: Message
-    answer: Message
-    client_message_id: str | None
-    expires_at: float
-    now: float
-    create: SessionRecord | None = None
-    queued: bool = False
-    edits: str | None = None
-    regenerates: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The turn is committed as running; `fence` numbers its events, `record` is the session after the commit."""
-
-    fence: int
-    record: SessionRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """The `client_message_id` was used before in this session: by this turn. Nothing was written."""
-
-    turn_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What a running answer gained since its last checkpoint: encoded events, applied in order of `seq`.
-
-    `body` is a JSON array of `[kind, value]`: `["text", str]`, `["reasoning", str]`, `["call", ToolCall]`,
-    `["result", {"id": str, "result": ToolResult}]`.
-    """
-
-    key: SessionKey
-    turn_id: str
-    seq: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FinishTurn:
-    """The terminal state of a turn: the settled answer and its outcome; drops the turn's chunks.
-
-    Of the answer everything but its parent and its time of creation is stored.
-    """
-
-    key: SessionKey
-    turn_id: str
-    answer: Message
-    outcome: Outcome
-    usage: Usage | None
-    now: float
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What a start found: turns that a crash left running (now interrupted), and sessions with a queue."""
-
-    interrupted: int
-    queued: tuple[SessionKey, ...]
+# What a preview of a message shows (spec P2).
+PREVIEW_CHARS = 100
+# Sessions that one transaction of `adopt_sessions` takes: it holds up everybody else's writes for as long.
+ADOPTED_TOGETHER = 100
+# Projects that one list holds, the ones used last: a person has a handful, a program may have made thousands.
+LISTED_PROJECTS = 1000
 
 
 class Store(Protocol):
@@ -278,6 +193,50 @@ class Store(Protocol):
             NotFound: no such message. Conflict: `create` exists already; `busy` where the branch holds a running
                 answer. TooLarge: over `limit`.
         """
+
+    async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
+        """Up to `limit` messages of the active branch from the `offset`-th on, oldest first.
+
+        It walks the whole branch; `messages` with a leaf is the way upwards from a message. Raises NotFound.
+        """
+
+    # --- many sessions ---
+
+    async def list_sessions(
+        self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
+    ) -> tuple[SessionSummary, ...]:
+        """Sessions newest `updated_at` first, ties by falling session id.
+
+        Args:
+            after: the `updated_at` and id of a session: only what comes behind it. Unlike `offset` it costs the same
+                on every page, and what changes meanwhile neither repeats a session nor hides one that stood still.
+        """
+
+    async def list_projects(
+        self, tenant: str, owner: str | None, now: float, *, limit: int = LISTED_PROJECTS
+    ) -> tuple[ProjectSummary, ...]:
+        """The projects of an owner's unexpired sessions, newest `updated_at` first, ties by name."""
+
+    async def session_stats(self, tenant: str, owner: str | None, project_id: str | None, now: float) -> SessionStats:
+        """An owner's unexpired sessions in numbers: of one project, or of all where it is None."""
+
+    async def adopt_sessions(self, tenant: str, from_owner: str, to_owner: str, now: float) -> tuple[SessionKey, ...]:
+        """Give the unexpired sessions of one owner to another (spec S6), each under a new fence; which ones.
+
+        In transactions of ADOPTED_TOGETHER sessions each, until none is left. Of two calls at once each session goes to
+        one. Repeating it after a failure goes on where that one stopped.
+        """
+
+    async def purge_expired(
+        self, now: float, limit: int, *, kept_seconds: float = 0.0, spare: Collection[SessionKey] = ()
+    ) -> tuple[SessionKey, ...]:
+        """Delete up to `limit` sessions that expired more than `kept_seconds` ago, except those in `spare`; which ones.
+
+        Fewer than `limit` may still leave some: it is repeated from time to time. What is remembered of deleted
+        sessions (their fences) is dropped here too, a month later.
+        """
+
+    # --- start and end ---
 
     async def recover(self, now: float) -> Recovered:
         """Once, at start: every turn left running becomes `interrupted`, its answer what its chunks give, under a new

@@ -115,6 +115,16 @@ def newest_leaf(tx: Transaction, *, key: SessionKey, message_id: str) -> str | N
     return newest
 
 
+def read_message_page(tx: Transaction, *, key: SessionKey, offset: int, limit: int) -> tuple[Message, ...] | NotFound:
+    record = read_record(tx, key=key)
+    if record is None:
+        return _no_session(key)
+    if record.leaf_id is None:
+        return ()
+    page = {"leaf_id": record.leaf_id, "count": record.message_count, "offset": offset, "limit": limit}
+    return tuple(_with_siblings(tx, key, tx.all(tx.sql.branch_page, {**key_params(key), **page})))
+
+
 def find_turn(tx: Transaction, *, key: SessionKey, client_message_id: str) -> str | None:
     row = tx.one(tx.sql.turn_of_client_message, {**key_params(key), "client_message_id": client_message_id})
     return row[0] if row is not None else None

@@ -57,12 +57,29 @@ sessions = Table(
     Column("last_message_at", Double),
     Column("leaf_id", Text),
     Column("fence", BigInteger, nullable=False),
+    # When the session is looked at for having expired: `expires_at` as it was at its creation or the last look. Each
+    # turn pushes `expires_at`; an index of that would be written as often.
+    Column("look_at", Double, nullable=False, server_default="0"),
     PrimaryKeyConstraint("tenant", "session_id"),
-    # A person's sessions, and a project's, newest first (spec P2, U2).
-    Index("sessions_by_owner", "tenant", "owner", "updated_at"),
-    Index("sessions_by_project", "tenant", "project_id", "updated_at"),
+    Index("sessions_by_look", "look_at"),
     sqlite_with_rowid=False,
 )
+RECORD_COLUMNS = tuple(c.name for c in sessions.c if c.name != "look_at")
+
+# A person's sessions, newest first, all and by project (spec P2, U2), with what lists and sums look at, so that they
+# read the index alone. A session without an owner is in no list, and costs them nothing.
+_owned = sessions.c.owner.is_not(None)
+_looked_at = ("is_active", "expires_at", "message_count")
+for _name, _order in (
+    ("sessions_by_owner", ("updated_at", "session_id")),
+    ("sessions_by_owner_and_project", ("project_id", "updated_at", "session_id")),
+):
+    Index(
+        _name,
+        *(sessions.c[column] for column in ("tenant", "owner", *_order, *_looked_at)),
+        sqlite_where=_owned,
+        postgresql_where=_owned,
+    )
 
 # The last fence of a deleted session, so that one made again under the same id goes on from there: a tab that missed
 # the deletion holds event ids of the old one, and must never be given the new one's events as their continuation.

@@ -9,7 +9,7 @@ What a method does is in operations.py; when it is committed, in writer.py; how 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,19 @@ from typing import Any
 from chatserver.config import Settings
 from chatserver.errors import StartupError
 from chatserver.message import Message
-from chatserver.store import operations, recovery, sqlite
+from chatserver.store import listing, operations, recovery, sqlite
 from chatserver.store.base import (
+    LISTED_PROJECTS,
     Chunk,
     Duplicate,
     FinishTurn,
+    ProjectSummary,
     Recovered,
+    SessionFilter,
     SessionKey,
     SessionRecord,
+    SessionStats,
+    SessionSummary,
     Started,
     StartTurn,
     StoredSession,
@@ -144,6 +149,28 @@ class SqlStore:
     async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
         return await self._reader.submit(partial(operations.newest_leaf, key=key, message_id=message_id))
 
+    async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
+        return await self._reader.submit(partial(operations.read_message_page, key=key, offset=offset, limit=limit))
+
+    async def list_sessions(
+        self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
+    ) -> tuple[SessionSummary, ...]:
+        return await self._reader.submit(
+            partial(listing.list_sessions, where=where, limit=limit, offset=offset, after=after)
+        )
+
+    async def list_projects(
+        self, tenant: str, owner: str | None, now: float, *, limit: int = LISTED_PROJECTS
+    ) -> tuple[ProjectSummary, ...]:
+        return await self._reader.submit(
+            partial(listing.list_projects, tenant=tenant, owner=owner, now=now, limit=limit)
+        )
+
+    async def session_stats(self, tenant: str, owner: str | None, project_id: str | None, now: float) -> SessionStats:
+        return await self._reader.submit(
+            partial(listing.session_stats, tenant=tenant, owner=owner, project_id=project_id, now=now)
+        )
+
     # --- writing ---
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
@@ -220,3 +247,17 @@ class SqlStore:
 
     async def recover(self, now: float) -> Recovered:
         return await self._writer.submit(partial(recovery.recover, now=now))
+
+    async def adopt_sessions(self, tenant: str, from_owner: str, to_owner: str, now: float) -> tuple[SessionKey, ...]:
+        work = partial(listing.adopt_some, tenant=tenant, from_owner=from_owner, to_owner=to_owner, now=now)
+        adopted: list[SessionKey] = []
+        while some := await self._writer.submit(work):
+            adopted += some
+        return tuple(adopted)
+
+    async def purge_expired(
+        self, now: float, limit: int, *, kept_seconds: float = 0.0, spare: Collection[SessionKey] = ()
+    ) -> tuple[SessionKey, ...]:
+        return await self._writer.submit(
+            partial(listing.purge_expired, now=now, limit=limit, kept_seconds=kept_seconds, spare=frozenset(spare))
+        )

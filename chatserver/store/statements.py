@@ -17,7 +17,6 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
-    BindParameter,
     ClauseElement,
     ColumnElement,
     Dialect,
@@ -34,8 +33,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from chatserver.store import listing_statements
+from chatserver.store.expressions import ONE as _ONE
+from chatserver.store.expressions import TWO as _TWO
+from chatserver.store.expressions import ZERO as _ZERO
+from chatserver.store.expressions import of_session as _key
+from chatserver.store.expressions import of_turn as _turn
+from chatserver.store.expressions import p as _p
 from chatserver.store.schema import (
     QUEUED,
+    RECORD_COLUMNS,
     RUNNING,
     WITHDRAWN,
     deleted_sessions,
@@ -46,10 +53,7 @@ from chatserver.store.schema import (
     turns,
 )
 
-_ONE = literal_column("1", Integer)
-_TWO = literal_column("2", Integer)
-
-RECORD_COLUMNS = tuple(c.name for c in sessions.c)
+RECORD = tuple(sessions.c[name] for name in RECORD_COLUMNS)
 MESSAGE_COLUMNS = tuple(c.name for c in messages.c)
 
 # What `update_session` may set; everything else of a record follows from its messages and turns.
@@ -95,19 +99,6 @@ def _nothing(_params: Mapping[str, Any]) -> tuple[Any, ...]:
     return ()
 
 
-def _p(column: ColumnElement[Any], name: str | None = None) -> BindParameter[Any]:
-    """A parameter of a column's type, named like it."""
-    return bindparam(name or str(getattr(column, "name", "")), type_=column.type)
-
-
-def _key(table: Table) -> ColumnElement[bool]:
-    return and_(table.c.tenant == _p(table.c.tenant), table.c.session_id == _p(table.c.session_id))
-
-
-def _turn(table: Table) -> ColumnElement[bool]:
-    return and_(_key(table), table.c.turn_id == _p(table.c.turn_id))
-
-
 def _some_turn(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists(select(_ONE).select_from(turns).where(_key(turns), condition))
 
@@ -139,12 +130,12 @@ class Statements:
 
         # --- sessions ---
         last_fence = select(deleted_sessions.c.fence).where(_key(deleted_sessions)).scalar_subquery()
-        self.record = make(select(*sessions.c).where(_key(sessions)))
+        self.record = make(select(*RECORD).where(_key(sessions)))
         self.insert_session = make(
             insert(sessions)
-            .values(values(sessions, fence=func.coalesce(last_fence, literal_column("0", Integer)) + _ONE))
+            .values(values(sessions, fence=func.coalesce(last_fence, _ZERO) + _ONE, look_at=_p(sessions.c.expires_at)))
             .on_conflict_do_nothing()
-            .returning(*sessions.c)
+            .returning(*RECORD)
         )
         activity = {
             "leaf_id": _p(sessions.c.leaf_id),
@@ -162,16 +153,16 @@ class Statements:
             for added in (_TWO, _ONE)
         )
         # The conditions stand in the statement that takes the fence: where one fails nothing has been written yet.
-        self.start_session = make(start.where(_key(sessions), ~running, ~used).returning(*sessions.c))
-        self.start_queued_session = make(start.where(_key(sessions), ~running, waits).returning(*sessions.c))
+        self.start_session = make(start.where(_key(sessions), ~running, ~used).returning(*RECORD))
+        self.start_queued_session = make(start.where(_key(sessions), ~running, waits).returning(*RECORD))
         # Where only the answer comes in, to a message that is there already.
-        self.start_answer = make(start_answer.where(_key(sessions), ~running, ~used).returning(*sessions.c))
-        self.start_queued_answer = make(start_answer.where(_key(sessions), ~running, waits).returning(*sessions.c))
+        self.start_answer = make(start_answer.where(_key(sessions), ~running, ~used).returning(*RECORD))
+        self.start_queued_answer = make(start_answer.where(_key(sessions), ~running, waits).returning(*RECORD))
         self.choose_leaf = make(
             update(sessions)
             .where(_key(sessions), ~running)
             .values({"fence": sessions.c.fence + _ONE, "leaf_id": _p(sessions.c.leaf_id)})
-            .returning(*sessions.c)
+            .returning(*RECORD)
         )
         self.add_to_session = make(
             update(sessions)
@@ -183,7 +174,7 @@ class Statements:
                     **activity,
                 }
             )
-            .returning(*sessions.c)
+            .returning(*RECORD)
         )
         self.enqueue_session = make(
             update(sessions)
@@ -239,8 +230,8 @@ class Statements:
 
         # --- turns ---
         self.insert_running_turn = make(insert(turns).values(values(turns, state=RUNNING)))
-        at_end = func.coalesce(func.max(turns.c.place), literal_column("0", Integer)) + _ONE
-        at_front = func.coalesce(func.min(turns.c.place), literal_column("0", Integer)) - _ONE
+        at_end = func.coalesce(func.max(turns.c.place), _ZERO) + _ONE
+        at_front = func.coalesce(func.min(turns.c.place), _ZERO) - _ONE
         places = [
             select(place).where(_key(turns), turns.c.state == QUEUED).scalar_subquery() for place in (at_end, at_front)
         ]
@@ -314,6 +305,20 @@ class Statements:
         )
         self.forget_deleted = make(delete(deleted_sessions).where(found_at < _p(found_at, "before")))
 
+        self.forget_some_deleted = make(listing_statements.forget_deleted())
+
+        # --- many sessions ---
+        self.list_sessions, self.list_project_sessions = (make(listing_statements.page(b)) for b in (False, True))
+        self.list_projects = make(listing_statements.projects())
+        self.session_stats = make(listing_statements.stats())
+        self.settled_contents = make(
+            select(messages.c.content).where(_key(messages), messages.c.status != literal_column("'streaming'"))
+        )
+        self.branch_page = make(listing_statements.branch_page())
+        self.adopt_sessions = make(listing_statements.adopt().returning(sessions.c.tenant, sessions.c.session_id))
+        self.due_sessions = make(listing_statements.due())
+        self.look_later = make(update(sessions).where(_key(sessions)).values(look_at=_p(sessions.c.look_at)))
+
         # --- readiness ---
         self.any_session = make(select(exists(select(_ONE).select_from(sessions))))
         self.count_up = make(
@@ -334,7 +339,7 @@ class Statements:
             if values:
                 values["updated_at"] = _p(sessions.c.updated_at, "now")
             values["fence"] = sessions.c.fence + bindparam("fences", type_=Integer)
-            statement = update(sessions).where(_key(sessions)).values(values).returning(*sessions.c)
+            statement = update(sessions).where(_key(sessions)).values(values).returning(*RECORD)
             known = self._updates[names] = Statement(statement, self._dialect)
         return known
 

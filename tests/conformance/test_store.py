@@ -1,25 +1,21 @@
 """The Store protocol's promises (chatserver/store/base.py), on every implementation.
 
-An implementation joins by a factory in `STORES`.
+What it promises about many sessions at once is in test_store_lists.py; implementations join in conftest.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from chatserver.config import Settings
 from chatserver.errors import Conflict, NotFound, StoreUnavailable
 from chatserver.message import Usage
 from chatserver.store.base import Chunk, Duplicate, FinishTurn, SessionKey, Started, StartTurn, Store
-from chatserver.store.sql import open_store
-from tests.core.plain_store import PlainStore
 from tests.store.build import (
     EXPIRES,
     KEY,
@@ -37,31 +33,6 @@ from tests.store.build import (
     start_queued,
     texts_of,
 )
-
-OpenStore = Callable[[Path], Awaitable[Store]]
-
-
-async def _sqlite_file(folder: Path) -> Store:
-    return await open_store(Settings(data_dir=folder / "data"))
-
-
-async def _sqlite_memory(folder: Path) -> Store:
-    return await open_store(Settings(data_dir=folder / "data", database_url=":memory:"))
-
-
-async def _plain(_folder: Path) -> Store:
-    return PlainStore()
-
-
-STORES: dict[str, OpenStore] = {"sqlite-file": _sqlite_file, "sqlite-memory": _sqlite_memory, "plain": _plain}
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await STORES[request.param](tmp_path)
-    yield opened
-    await opened.close()
-
 
 OTHER_TENANT = SessionKey("acme", KEY.session_id)
 

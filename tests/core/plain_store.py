@@ -8,7 +8,8 @@ commit as with a real store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,17 +18,24 @@ import orjson
 from chatserver.errors import Conflict, NotFound, StoreUnavailable, TooLarge
 from chatserver.message import Message, ToolCall, ToolResult
 from chatserver.store.base import (
+    LISTED_PROJECTS,
+    PREVIEW_CHARS,
     Chunk,
     Duplicate,
     FinishTurn,
+    ProjectSummary,
     Recovered,
+    SessionFilter,
     SessionKey,
     SessionRecord,
+    SessionStats,
+    SessionSummary,
     Started,
     StartTurn,
     StoredSession,
     StoredTurn,
 )
+from chatserver.store.words import query_words, words_of
 
 T = TypeVar("T")
 # As long as the real one (store/recovery.py).
@@ -65,6 +73,17 @@ class _Session:
         beside = tuple(m.id for m in self.messages.values() if m.parent_id == message.parent_id)
         return replace(message, siblings=beside if len(beside) > 1 else ())
 
+    def preview(self) -> str | None:
+        newest, before = [*reversed(self.branch(self.record.leaf_id, 2)[0]), None, None][:2]
+        texts = (" ".join(m.content[:400].split())[:PREVIEW_CHARS] for m in (newest, before) if m is not None)
+        return next(filter(None, texts), None)
+
+    def holds(self, words: tuple[str, ...]) -> bool:
+        texts = [self.record.title, *(m.content for m in self.messages.values() if m.status != "streaming")]
+        held = {word for text in texts for word in words_of(text)}
+        *whole, beginning = words or ("",)
+        return bool(words) and held.issuperset(whole) and any(word.startswith(beginning) for word in held)
+
     def used(self, client_message_id: str | None) -> str | None:
         if client_message_id is None:
             return None
@@ -101,6 +120,13 @@ class PlainStore:
         fence = self._last_fences.get(record.key, (0, None))[0] + 1
         session = _Session(replace(record, fence=fence, message_count=0, last_message_at=None, leaf_id=None))
         return self._sessions.setdefault(record.key, session)
+
+    def _forget_fences(self, now: float) -> None:
+        self._last_fences = {
+            key: (fence, now if found_at is None else found_at)
+            for key, (fence, found_at) in self._last_fences.items()
+            if found_at is None or found_at >= now - REMEMBER_DELETED_SECONDS
+        }
 
     def _of_or_new(self, key: SessionKey, create: SessionRecord | None) -> _Session:
         if create is not None and key not in self._sessions:
@@ -178,6 +204,103 @@ class PlainStore:
                 return None
             behind = [m for m in session.messages if message_id in (x.id for x in session.branch(m, 10**9)[0])]
             return behind[-1]
+
+    async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
+        def work() -> tuple[Message, ...]:
+            session = self._of(key)
+            return session.branch(session.record.leaf_id, len(session.messages))[0][offset : offset + limit]
+
+        return await self._do(work)
+
+    # --- many sessions ---
+
+    def _owned(self, tenant: str, owner: str | None, now: float) -> list[_Session]:
+        return [
+            session
+            for key, session in self._sessions.items()
+            if key.tenant == tenant
+            and owner is not None
+            and session.record.owner == owner
+            and session.record.expires_at > now
+        ]
+
+    async def list_sessions(
+        self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
+    ) -> tuple[SessionSummary, ...]:
+        def place(session: _Session) -> tuple[float, str]:
+            return session.record.updated_at, session.record.key.session_id
+
+        def work() -> tuple[SessionSummary, ...]:
+            found = [
+                session
+                for session in self._owned(where.tenant, where.owner, where.now)
+                if where.project_id in (None, session.record.project_id)
+                and (session.record.is_active or where.include_inactive)
+                and (where.query is None or session.holds(query_words(where.query)))
+                and (after is None or place(session) < after)
+            ]
+            found.sort(key=place, reverse=True)
+            return tuple(SessionSummary(s.record, s.preview()) for s in found[offset : offset + limit])
+
+        return await self._do(work)
+
+    async def list_projects(
+        self, tenant: str, owner: str | None, now: float, *, limit: int = LISTED_PROJECTS
+    ) -> tuple[ProjectSummary, ...]:
+        def work() -> tuple[ProjectSummary, ...]:
+            projects: dict[str, list[SessionRecord]] = {}
+            for session in self._owned(tenant, owner, now):
+                projects.setdefault(session.record.project_id, []).append(session.record)
+            summaries = [
+                ProjectSummary(name, len(of), sum(r.message_count for r in of), max(r.updated_at for r in of))
+                for name, of in projects.items()
+            ]
+            return tuple(sorted(summaries, key=lambda p: (-p.updated_at, p.project_id))[:limit])
+
+        return await self._do(work)
+
+    async def session_stats(self, tenant: str, owner: str | None, project_id: str | None, now: float) -> SessionStats:
+        def work() -> SessionStats:
+            records = [
+                session.record
+                for session in self._owned(tenant, owner, now)
+                if project_id in (None, session.record.project_id)
+            ]
+            return SessionStats(
+                total_sessions=len(records),
+                active_sessions=sum(r.is_active for r in records),
+                total_messages=sum(r.message_count for r in records),
+                sessions_by_project=dict(Counter(r.project_id for r in records)),
+                updated_at=max((r.updated_at for r in records), default=None),
+            )
+
+        return await self._do(work)
+
+    async def adopt_sessions(self, tenant: str, from_owner: str, to_owner: str, now: float) -> tuple[SessionKey, ...]:
+        def work() -> tuple[SessionKey, ...]:
+            if from_owner == to_owner:
+                return ()
+            adopted = self._owned(tenant, from_owner, now)
+            for session in adopted:
+                session.record = replace(session.record, owner=to_owner, fence=session.record.fence + 1)
+            return tuple(session.record.key for session in adopted)
+
+        return await self._do(work)
+
+    async def purge_expired(
+        self, now: float, limit: int, *, kept_seconds: float = 0.0, spare: Collection[SessionKey] = ()
+    ) -> tuple[SessionKey, ...]:
+        def work() -> tuple[SessionKey, ...]:
+            self._forget_fences(now)
+            due = [
+                key
+                for key, session in self._sessions.items()
+                if session.record.expires_at < now - kept_seconds and key not in spare
+            ]
+            due.sort(key=lambda key: self._sessions[key].record.expires_at)
+            for key in due[:limit]:
+                self._last_fences[key] = (self._sessions.pop(key).record.fence + 1, None)
+            return tuple(due[:limit])
 
         return await self._do(work)
 
@@ -358,11 +481,7 @@ class PlainStore:
 
     async def recover(self, now: float) -> Recovered:
         def work() -> Recovered:
-            self._last_fences = {
-                key: (fence, now if found_at is None else found_at)
-                for key, (fence, found_at) in self._last_fences.items()
-                if found_at is None or found_at >= now - REMEMBER_DELETED_SECONDS
-            }
+            self._forget_fences(now)
             interrupted = 0
             for session in self._sessions.values():
                 turn_id = session.running()

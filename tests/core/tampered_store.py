@@ -26,6 +26,8 @@ WRITES = (
     "annotate_message",
     "choose_leaf",
     "fork_session",
+    "adopt_sessions",
+    "purge_expired",
 )
 
 

@@ -10,18 +10,32 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from chatserver.config import Settings
+from chatserver.store.base import SessionFilter
+from chatserver.store.listing import list_sessions, purge_expired
 from chatserver.store.migrate import is_current, migrate
 from chatserver.store.schema import METADATA, REVISION
 from chatserver.store.sql import open_store
 from chatserver.store.statements import CHANGEABLE, Statement, sqlite_statements
+from chatserver.store.transaction import Transaction
 
 
 def _connect() -> sqlite3.Connection:
     return sqlite3.connect(":memory:", isolation_level=None)
+
+
+def _migrate_to(connection: sqlite3.Connection, revision: str) -> None:
+    """As an earlier version would have left it."""
+    config = Config()
+    config.set_main_option("script_location", "chatserver.store:migrations")
+    engine = sqlalchemy.create_engine("sqlite://", creator=lambda: connection, poolclass=sqlalchemy.pool.StaticPool)
+    with engine.begin() as alembics:
+        config.attributes["connection"] = alembics
+        command.upgrade(config, revision)
 
 
 def _schema(connection: sqlite3.Connection) -> dict[str, str]:
@@ -75,6 +89,29 @@ def test_a_migration_that_fails_leaves_nothing() -> None:
         assert is_current(connection)
 
 
+def test_data_of_the_first_revision_is_kept() -> None:
+    """And is in the lists and due when it expires, like what is made later."""
+    with closing(_connect()) as connection:
+        _migrate_to(connection, "0001")
+        connection.execute(
+            "INSERT INTO sessions VALUES ('t', 's', 'p', 'user:1', 'T', NULL, 1, 2, 9, '', NULL, 1, 1, 2, 'm', 4)"
+        )
+        connection.execute(
+            "INSERT INTO messages VALUES"
+            " ('t', 's', 'm', NULL, 1, 'user', 'Hi', 'completed', NULL, '', '', NULL, NULL, NULL)"
+        )
+        assert not is_current(connection)
+
+        migrate(connection)
+
+        tx = Transaction(connection, sqlite_statements())
+        where = SessionFilter("t", "user:1", now=3)
+        (listed,) = list_sessions(tx, where=where, limit=9, offset=0, after=None)
+        assert (listed.record.title, listed.record.fence, listed.last_message_preview) == ("T", 4, "Hi")
+        assert purge_expired(tx, now=9, limit=9, kept_seconds=0, spare=()) == ()
+        assert purge_expired(tx, now=10, limit=9, kept_seconds=0, spare=()) == (listed.record.key,)
+
+
 async def test_stores_of_one_process_may_be_made_at_the_same_time(tmp_path: Path) -> None:
     """Alembic alone could not."""
     stores = await asyncio.gather(*(open_store(Settings(data_dir=tmp_path / str(n))) for n in range(4)))
@@ -91,8 +128,15 @@ def _statements() -> dict[str, Statement]:
 
 
 # What a start reads whole, because it holds only what runs and what waits; the row that readiness counts; what was
-# deleted lately.
-ALLOWED = ("turns_running", "turns_queued", "SCAN CONSTANT ROW", "SCAN branch", "deleted_sessions_by_found")
+# deleted lately; what a part of the statement has chosen.
+ALLOWED = (
+    "turns_running",
+    "turns_queued",
+    "SCAN CONSTANT ROW",
+    "SCAN branch",
+    "SCAN page",
+    "deleted_sessions_by_found",
+)
 
 
 @pytest.mark.parametrize("name", sorted(_statements()))

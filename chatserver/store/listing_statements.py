@@ -1,0 +1,187 @@
+"""The statements about many sessions at once: lists, sums, adoption, and what has expired.
+
+Invariants: each begins in an index, at the sessions of one owner or at those that are due, and what it looks at of them
+stands in that index; the rows themselves are read only of what it gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    ClauseElement,
+    ColumnElement,
+    Integer,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from chatserver.store.expressions import ONE, ZERO, p
+from chatserver.store.schema import RECORD_COLUMNS, deleted_sessions, messages, sessions
+
+# Of the beginning of a message, from which white space is folded away (PREVIEW_CHARS remain).
+_PREVIEW_SOURCE = literal_column("400", Integer)
+
+_LIMIT = bindparam("limit", type_=Integer)
+_OFFSET = bindparam("offset", type_=Integer)
+# Where no offset is given, SQLAlchemy would bind one of 0 by itself (`.offset(ZERO)`).
+
+
+def _owned() -> tuple[ColumnElement[bool], ...]:
+    """An owner's sessions that have not expired at `now`."""
+    c = sessions.c
+    # Said again beside the equation: SQLite takes a partial index only where its condition is repeated.
+    return (c.tenant == p(c.tenant), c.owner == p(c.owner), c.owner.is_not(None), c.expires_at > p(c.expires_at, "now"))
+
+
+def _place() -> ColumnElement[Any]:
+    return tuple_(sessions.c.updated_at, sessions.c.session_id)
+
+
+def page(in_project: bool) -> Any:
+    """Up to `limit` sessions behind (`after_at`, `after_id`), skipping `offset`, newest first, with the beginnings of
+    the newest message and of the one before it."""
+    c = sessions.c
+    conditions = [
+        *_owned(),
+        or_(c.is_active, bindparam("include_inactive", type_=Boolean)),
+        _place() < tuple_(p(c.updated_at, "after_at"), p(c.session_id, "after_id")),
+    ]
+    if in_project:
+        conditions.append(c.project_id == p(c.project_id))
+    keys = (
+        select(c.tenant, c.session_id, c.updated_at)
+        .where(*conditions)
+        .order_by(c.updated_at.desc(), c.session_id.desc())
+        .limit(_LIMIT)
+        .offset(_OFFSET)
+        .subquery("page")
+    )
+    return with_previews(keys).order_by(keys.c.updated_at.desc(), keys.c.session_id.desc())
+
+
+def with_previews(keys: Any) -> Any:
+    """The records of these keys, each with the beginnings of its newest message and of the one before it."""
+    c = sessions.c
+    leaf, before = messages.alias("leaf"), messages.alias("before_leaf")
+    return (
+        select(
+            *(c[name] for name in RECORD_COLUMNS),
+            func.substr(leaf.c.content, ONE, _PREVIEW_SOURCE),
+            func.substr(before.c.content, ONE, _PREVIEW_SOURCE),
+        )
+        .select_from(keys)
+        .join(sessions, (c.tenant == keys.c.tenant) & (c.session_id == keys.c.session_id))
+        .outerjoin(
+            leaf,
+            (leaf.c.tenant == c.tenant) & (leaf.c.session_id == c.session_id) & (leaf.c.message_id == c.leaf_id),
+        )
+        .outerjoin(
+            before,
+            (before.c.tenant == leaf.c.tenant)
+            & (before.c.session_id == leaf.c.session_id)
+            & (before.c.message_id == leaf.c.parent_id),
+        )
+    )
+
+
+def projects() -> ClauseElement:
+    """`(project_id, sessions, messages, updated_at)` of up to `limit` projects, used last first."""
+    c = sessions.c
+    newest = func.max(c.updated_at)
+    return (
+        select(c.project_id, func.count(), func.sum(c.message_count), newest)
+        .where(*_owned())
+        .group_by(c.project_id)
+        .order_by(newest.desc(), c.project_id)
+        .limit(_LIMIT)
+        .offset(ZERO)
+    )
+
+
+def stats() -> ClauseElement:
+    """`(project_id, sessions, active ones, messages, newest updated_at)` of each of an owner's projects, or of
+    `project_id` alone where it is not null."""
+    c = sessions.c
+    only: ColumnElement[Any] = p(c.project_id)
+    return (
+        select(
+            c.project_id,
+            func.count(),
+            func.sum(case((c.is_active, ONE), else_=ZERO)),
+            func.sum(c.message_count),
+            func.max(c.updated_at),
+        )
+        .where(*_owned(), or_(c.project_id == only, only.is_(None)))
+        .group_by(c.project_id)
+    )
+
+
+def branch_page() -> ClauseElement:
+    """Messages `offset` and on of the branch that ends at `leaf_id`, oldest first: the walk holds ids alone."""
+    m = messages.c
+    session = (m.tenant == p(m.tenant), m.session_id == p(m.session_id))
+    leaf = (
+        select(m.message_id, m.parent_id, literal_column("1", Integer).label("depth"))
+        .where(*session, m.message_id == p(m.message_id, "leaf_id"))
+        .cte("branch", recursive=True)
+    )
+    parent = messages.alias("parent")
+    walk = leaf.union_all(
+        select(parent.c.message_id, parent.c.parent_id, leaf.c.depth + ONE)
+        .select_from(leaf)
+        .join(parent, parent.c.message_id == leaf.c.parent_id)
+        .where(
+            parent.c.tenant == p(m.tenant),
+            parent.c.session_id == p(m.session_id),
+            # A branch cannot be longer; this ends the walk in a damaged database with a cycle of parents.
+            leaf.c.depth < bindparam("count", type_=Integer),
+        )
+    )
+    keys = select(walk.c.message_id, walk.c.depth).order_by(walk.c.depth.desc()).limit(_LIMIT).offset(_OFFSET)
+    wanted = keys.subquery("page")
+    return (
+        select(*messages.c)
+        .select_from(wanted)
+        .join(messages, m.message_id == wanted.c.message_id)
+        .where(*session)
+        .order_by(wanted.c.depth.desc())
+    )
+
+
+def adopt() -> Any:
+    """Give up to `limit` of an owner's sessions to `to_owner`, each under a new fence."""
+    c = sessions.c
+    some = select(c.session_id).where(*_owned()).limit(_LIMIT).offset(ZERO)
+    return (
+        update(sessions)
+        .where(c.tenant == p(c.tenant), c.session_id.in_(some))
+        .values(owner=p(c.owner, "to_owner"), fence=c.fence + ONE)
+    )
+
+
+def due() -> ClauseElement:
+    """Up to `limit` sessions to be looked at `before`: `(tenant, session_id, expires_at)`, longest due first."""
+    c = sessions.c
+    return (
+        select(c.tenant, c.session_id, c.expires_at)
+        .where(c.look_at < p(c.look_at, "before"))
+        .order_by(c.look_at)
+        .limit(_LIMIT)
+        .offset(ZERO)
+    )
+
+
+def forget_deleted() -> ClauseElement:
+    """Drop up to `limit` of what was remembered of deleted sessions since `before`."""
+    d = deleted_sessions.c
+    some = select(d.tenant, d.session_id).where(d.found_at < p(d.found_at, "before")).limit(_LIMIT).offset(ZERO)
+    return delete(deleted_sessions).where(tuple_(d.tenant, d.session_id).in_(some))
