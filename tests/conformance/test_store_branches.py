@@ -9,7 +9,7 @@ import pytest
 from chatserver.errors import Conflict, NotFound, TooLarge
 from chatserver.message import Message
 from chatserver.store.base import Duplicate, SessionKey, Started, StartTurn, Store
-from tests.conformance.test_store import start_it, store
+from tests.conformance.test_store import start_it
 from tests.store.build import (
     EXPIRES,
     KEY,
@@ -24,8 +24,6 @@ from tests.store.build import (
     start,
     texts_of,
 )
-
-__all__ = ["store"]  # the fixture
 
 FORK = SessionKey(KEY.tenant, "fork")
 

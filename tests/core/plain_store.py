@@ -205,6 +205,8 @@ class PlainStore:
             behind = [m for m in session.messages if message_id in (x.id for x in session.branch(m, 10**9)[0])]
             return behind[-1]
 
+        return await self._do(work)
+
     async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
         def work() -> tuple[Message, ...]:
             session = self._of(key)
