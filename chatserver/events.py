@@ -198,7 +198,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     for cls in Event.__args__  # a union's members
 }
 # Left out of the JSON where there is nothing to tell.
-_OPTIONAL = frozenset({"usage", "error", "total", "text", "turn_id"})
+OPTIONAL = frozenset({"usage", "error", "total", "text", "turn_id"})
 
 
 def wire(event: Event) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def wire(event: Event) -> dict[str, Any]:
     out: dict[str, Any] = {"type": event.type}
     for name in _FIELDS[type(event)]:
         value = getattr(event, name)
-        if value is None and name in _OPTIONAL:
+        if value is None and name in OPTIONAL:
             continue
         out[name] = value
     return out

@@ -36,7 +36,7 @@ async def chat(request: web.Request) -> web.Response:
 
 
 async def state(request: web.Request) -> web.Response:
-    """`GET /api/state`."""
+    """`GET /api/state`: the session as its tabs see it."""
     sessions = services(request).sessions
     async with sessions.open(caller_of(request), session_id_of(request), create="provisional") as live:
         tell_session(request, live)
@@ -55,7 +55,7 @@ async def interrupt(request: web.Request) -> web.Response:
 
 
 async def system(request: web.Request) -> web.Response:
-    """`POST /api/system`: a system message for tabs and agent."""
+    """`POST /api/system`: add a system message for tabs and agent."""
     body = await read_body(request, SystemBody)
     caller, sessions = caller_of(request), services(request).sessions
     async with sessions.open(caller, session_id_of(request, body.session_id), create="durable") as live:

@@ -11,12 +11,12 @@ from chatserver.errors import ChatServerError, Draining
 
 
 async def health(request: web.Request) -> web.Response:
-    """`GET /health`: the process answers."""
+    """`GET /health`: whether the process answers."""
     return json_response({"status": "ok", "version": chatserver.__version__})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """`GET /health/ready`: it can take work: the store reads and writes, the data folder is there, no drain."""
+    """`GET /health/ready`: whether it can take work: the store reads and writes, the data folder is there, no drain."""
     app = services(request)
     if app.turns.draining:
         raise Draining()

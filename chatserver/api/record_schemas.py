@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from chatserver.api.schemas import Body, SessionBody
 from chatserver.session_rules import MAX_DESCRIPTION_CHARS, MAX_TITLE_CHARS, NewSession
 
 _PROJECT = r"^[A-Za-z0-9._:-]{1,128}$"
-
-
-class Query(BaseModel):
-    """A query string: values are text, and what is not asked about is left alone."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 # --- the current session ---

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from chatserver.api import chat, middleware, models, ops, page, session, stream
+from chatserver.api import answer_schemas as a
+from chatserver.api import chat, middleware, models, openapi, openapi_page, ops, page, session, stream
+from chatserver.api import record_schemas as r
+from chatserver.api import schemas as s
+from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, Route
 
-
-class Route(NamedTuple):
-    method: str
-    path: str
-    handler: Handler
-
+_STREAM = a.StreamEvent
+# With `format=state` a stream's events are whole states.
+_STREAM_OR_STATES = a.StreamEvent | a.State
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/health", ops.health),
-    Route("GET", "/health/ready", ops.ready),
-    Route("POST", "/api/chat", chat.chat),
-    Route("GET", "/api/state", chat.state),
-    Route("GET", "/api/chat/stream", stream.chat_stream),
-    Route("POST", "/api/interrupt", chat.interrupt),
-    Route("POST", "/api/system", chat.system),
-    Route("POST", "/api/mcp-command", chat.mcp_command),
-    Route("DELETE", "/api/queue/{turn_id}", chat.withdraw),
-    Route("GET", "/api/stream", stream.multiplexed_stream),
-    Route("POST", "/api/stream", stream.change_stream),
-    Route("POST", "/api/session/create", session.create),
-    Route("GET", "/api/session", session.get),
-    Route("DELETE", "/api/session", session.delete),
-    Route("GET", "/api/session/validate", session.validate),
-    Route("POST", "/api/session/refresh", session.refresh),
-    Route("GET", "/api/session/model", session.get_model),
-    Route("PUT", "/api/session/model", session.put_model),
-    Route("GET", "/api/models", models.models),
-    Route("GET", "/", page.index),
-    Route("GET", "/{path:(?!api/|health/)[^/].*}", page.asset),
+    Route("GET", "/health", ops.health, answer=a.Health),
+    Route("GET", "/health/ready", ops.ready, answer=a.Ready),
+    Route("POST", "/api/chat", chat.chat, body=s.ChatBody, answer=a.StateAfterChat),
+    Route("GET", "/api/state", chat.state, query=s.SessionQuery, answer=a.State),
+    Route(
+        "GET",
+        "/api/chat/stream",
+        stream.chat_stream,
+        query=s.StreamQuery,
+        answer=_STREAM_OR_STATES,
+        content=EVENT_STREAM,
+    ),
+    Route("POST", "/api/interrupt", chat.interrupt, body=s.InterruptBody, answer=a.State),
+    Route("POST", "/api/system", chat.system, body=s.SystemBody, answer=a.State),
+    Route("POST", "/api/mcp-command", chat.mcp_command, body=s.CommandBody, answer=a.CommandDone),
+    Route("DELETE", "/api/queue/{turn_id}", chat.withdraw, query=s.SessionQuery, answer=a.State),
+    Route(
+        "GET", "/api/stream", stream.multiplexed_stream, query=s.MultiplexQuery, answer=_STREAM, content=EVENT_STREAM
+    ),
+    Route("POST", "/api/stream", stream.change_stream, body=s.StreamBody, answer=a.StreamChanged),
+    Route(
+        "POST",
+        "/api/session/create",
+        session.create,
+        body=r.CreateBody,
+        answer=a.CurrentSession,
+        statuses=(200, 201),
+    ),
+    Route("GET", "/api/session", session.get, query=s.SessionQuery, answer=a.CurrentSession),
+    Route("DELETE", "/api/session", session.delete, body=s.SessionBody, answer=a.SessionDeletion),
+    Route("GET", "/api/session/validate", session.validate, query=s.SessionQuery, answer=a.SessionValidity),
+    Route("POST", "/api/session/refresh", session.refresh, body=s.SessionBody, answer=a.CurrentSession),
+    Route("GET", "/api/session/model", session.get_model, query=s.SessionQuery, answer=a.SessionModel),
+    Route("PUT", "/api/session/model", session.put_model, body=r.ModelBody, answer=a.SessionModel),
+    Route("GET", "/api/models", models.models, answer=a.Models),
+    Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi),
+    Route("GET", "/docs", openapi_page.docs, content=HTML),
+    Route("GET", "/", page.index, content=HTML),
+    Route("GET", "/{path:(?!api/|health/)[^/].*}", page.asset, content=ANY_FILE),
 )
 
 
@@ -46,6 +62,7 @@ def add_routes(app: web.Application) -> None:
 
     `HEAD` is answered where `GET` is, but not on streams; `OPTIONS` on the API is CORS preflight.
     """
+    app[openapi.TABLE] = ROUTES
     resources: dict[str, web.Resource] = {}
     for route in ROUTES:
         resource = resources.get(route.path)

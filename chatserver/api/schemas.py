@@ -19,6 +19,12 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class Query(BaseModel):
+    """A query string: values are text, and what is not asked about is left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
 class SessionBody(Body):
     session_id: str | None = Field(None, json_schema_extra=_ID)
 
@@ -59,6 +65,33 @@ class StreamBody(Body):
     stream: str = Field(min_length=1, max_length=128)
     add: list[str] = Field(default_factory=list, max_length=1000)
     drop: list[str] = Field(default_factory=list, max_length=1000)
+
+
+# --- query strings ---
+
+
+class SessionQuery(Query):
+    """Which session; a new one where the request names none."""
+
+    session_id: str | None = Field(None, json_schema_extra=_ID)
+
+
+class StreamQuery(SessionQuery):
+    """`GET /api/chat/stream`."""
+
+    last_event_id: str | None = Field(None, description="As the header `Last-Event-ID`, where that cannot be set.")
+    format: Literal["events", "state"] = Field("events", description="`state`: the whole state whenever it changed.")
+
+
+class MultiplexQuery(Query):
+    """`GET /api/stream`."""
+
+    sessions: str = Field(
+        "", description="Ids with commas between, each perhaps with `@` and an event id to go on from."
+    )
+    stream: str | None = Field(
+        None, json_schema_extra=_ID, description="A name of your own, to change the stream by while it runs."
+    )
 
 
 # --- arguments of commands ---

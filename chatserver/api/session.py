@@ -29,7 +29,7 @@ def _wire(live: LiveSession) -> dict[str, Any]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """`POST /api/session/create`: 201, or 200 where the session that it names is there; sets the cookie."""
+    """`POST /api/session/create`: make it (201), or find it there (200); sets the cookie."""
     body = await read_body(request, CreateBody)
     app = services(request)
     # A cookie names the session of before: whoever asks for a session without an id wants another.
@@ -42,7 +42,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
-    """`GET /api/session`."""
+    """`GET /api/session`: its record."""
     async with services(request).sessions.open(caller_of(request), _current(request), create="no") as live:
         tell_session(request, live)
         return json_response(_wire(live))
@@ -96,7 +96,7 @@ async def get_model(request: web.Request) -> web.Response:
 
 
 async def put_model(request: web.Request) -> web.Response:
-    """`PUT /api/session/model`: from the next turn on."""
+    """`PUT /api/session/model`: choose the model, from the next turn on."""
     body = await read_body(request, ModelBody)
     caller, sessions = caller_of(request), services(request).sessions
     async with sessions.open(caller, _current(request, body.session_id), create="no") as live:
@@ -106,7 +106,7 @@ async def put_model(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """`DELETE /api/session`: with everything in it; one that has gone is deleted already."""
+    """`DELETE /api/session`: delete it with everything in it; one that has gone is deleted already."""
     body = await read_body(request, SessionBody)
     session_id = _current(request, body.session_id)
     deleted = await services(request).sessions.delete_session(

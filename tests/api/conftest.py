@@ -15,6 +15,7 @@ import structlog
 
 from chatserver.app import RunningServer, start_server
 from chatserver.config import Settings
+from tests.api import described
 
 ROOMY: dict[str, Any] = {
     "port": 0,
@@ -42,10 +43,12 @@ class Api:
         return self.server.url + path
 
     async def call(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any, dict[str, str]]:
-        """Status, body (JSON where it is) and headers of one request."""
+        """Status, body (JSON where it is) and headers of one request. JSON has to be as the API is described."""
         async with self.http.request(method, self.url(path), **kwargs) as response:
             is_json = "json" in response.headers.get("Content-Type", "")
             body = await response.json(content_type=None) if is_json else await response.text()
+            if is_json and method != "HEAD":
+                described.check(method, response.url.path, response.status, response.content_type, body)
             return response.status, body, dict(response.headers)
 
     async def post(self, path: str, **body: Any) -> tuple[int, Any, dict[str, str]]:

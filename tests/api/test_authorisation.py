@@ -96,6 +96,8 @@ TABLE: tuple[Row, ...] = (
     Row("GET", "/api/session/model", "/api/session/model?session_id={session}"),
     Row("PUT", "/api/session/model", body={"model": "scripted", **SESSION}),
     _open("GET", "/api/models"),
+    _open("GET", "/api/openapi.json"),
+    _open("GET", "/docs"),
     _open("GET", "/"),
     _open("GET", "/{path:(?!api/|health/)[^/].*}", "/favicon.svg"),
 )

@@ -1,0 +1,208 @@
+"""The shapes of answers and of what streams carry, for the API's description (openapi.py).
+
+Nothing is validated against them when an answer is made: handlers build it from the same records, and the tests hold
+every answer that they get to these shapes. A field is required unless it is marked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from chatserver.events import Event
+from chatserver.message import Approval, Message
+from chatserver.state import QueuedTurn
+
+
+class FieldProblem(TypedDict):
+    """A wrong field: where it stands, and what is wrong with it."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class Problem(TypedDict):
+    """An error, as RFC 9457 has it; `code` is what programs look at."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: NotRequired[list[FieldProblem]]
+
+
+# --- operations ---
+
+
+class Health(TypedDict):
+    """The process answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Ready(TypedDict):
+    """The server takes work."""
+
+    status: Literal["ready"]
+
+
+class Model(TypedDict):
+    """An entry of the catalogue."""
+
+    id: str
+    name: str | None
+    kind: str
+    default: bool
+    context_tokens: int | None
+    max_output_tokens: int | None
+    tools: bool
+    fallback: str | None
+    missing_api_key: bool
+
+
+class Models(TypedDict):
+    """The catalogue, and what a message may be."""
+
+    models: list[Model]
+    default_model: str | None
+    max_message_chars: int
+
+
+class OpenApi(TypedDict):
+    """A description of the API, as https://spec.openapis.org/oas/v3.1.1 has it."""
+
+    openapi: str
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]
+    security: list[dict[str, Any]]
+
+
+# --- live sessions ---
+
+
+class State(TypedDict):
+    """A session as its tabs see it; `messages` and `has_more` stay away with `Prefer: return=minimal`."""
+
+    session_id: str
+    position: str
+    project_id: str
+    title: str
+    model: str | None
+    messages: NotRequired[list[Message]]
+    has_more: NotRequired[bool]
+    is_processing: bool
+    active_turn_id: str | None
+    is_connecting_mcp: bool
+    missing_api_key: bool
+    queue: list[QueuedTurn]
+    pending_approvals: list[Approval]
+    message_count: int
+    expires_at: str | None
+
+
+class StateAfterChat(State):
+    """The state, and the turn that the message started or queued."""
+
+    turn_id: str
+
+
+class CommandDone(TypedDict):
+    """What a command did; `data` depends on the command."""
+
+    success: bool
+    message: str
+    data: Any
+    session_id: str
+
+
+class StreamChanged(TypedDict):
+    """What a multiplexed stream follows now."""
+
+    stream: str
+    sessions: list[str]
+
+
+# --- streams ---
+
+
+class Snapshot(TypedDict):
+    """The whole state; what came before it does not matter any more."""
+
+    type: Literal["snapshot"]
+    session_id: str
+    state: State
+
+
+class Ping(TypedDict):
+    """A sign of life every few seconds."""
+
+    type: Literal["ping"]
+    degraded: NotRequired[bool]
+
+
+class Goodbye(TypedDict):
+    """The server closes the stream; come back after `retry_ms`."""
+
+    type: Literal["goodbye"]
+    reason: str
+    retry_ms: int
+
+
+# What the data of an event is, on either stream.
+StreamEvent = Snapshot | Event | Ping | Goodbye
+
+
+# --- records ---
+
+
+class Session(TypedDict):
+    """A session's record."""
+
+    id: str
+    project_id: str
+    title: str
+    description: str
+    metadata: dict[str, Any]
+    model: str | None
+    is_active: bool
+    message_count: int
+    created_at: str
+    updated_at: str
+    last_message_at: str | None
+    expires_at: str
+
+
+class CurrentSession(Session):
+    """A session's record, as the caller's current one."""
+
+    session_id: str
+
+
+class SessionValidity(TypedDict):
+    """Whether the caller can use a session; `reason` is an error's code where not."""
+
+    valid: bool
+    reason: str | None
+    session_id: str | None
+    expires_at: str | None
+
+
+class SessionModel(TypedDict):
+    """The model that answers next; `chosen` is what the session names."""
+
+    session_id: str
+    model: str
+    chosen: str | None
+    missing_api_key: bool
+
+
+class SessionDeletion(TypedDict):
+    """`deleted` is false where there was nothing to delete."""
+
+    session_id: str
+    deleted: bool

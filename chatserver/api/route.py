@@ -1,0 +1,34 @@
+"""Route: a line of the URL table (routes.py), and what the API's description tells of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel
+
+JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
+HTML = "text/html"
+ANY_FILE = "*/*"
+
+
+class Route(NamedTuple):
+    """Method, path and handler are what is served; the rest describes it. The summary is the handler's docstring.
+
+    Args:
+        method, path, handler: `path` as aiohttp's router has it.
+        body, query: the models that the handler reads them with.
+        answer: the type of a success: a TypedDict of answer_schemas.py, or a union of them.
+        statuses: of a success.
+        content: media type of a success; `answer` of an event stream is the type of its events' data.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    answer: Any = None
+    statuses: tuple[int, ...] = (200,)
+    content: str = JSON

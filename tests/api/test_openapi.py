@@ -1,0 +1,97 @@
+"""The API's description: complete, valid, and true of what is answered."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from chatserver.api.openapi import document, summary
+from chatserver.api.route import EVENT_STREAM, JSON, Route
+from chatserver.api.routes import ROUTES
+from chatserver.events import Event
+from tests.api import described
+from tests.api.conftest import Api
+
+
+@pytest.fixture(scope="module")
+def document_() -> dict[str, Any]:
+    return document(ROUTES)
+
+
+def _path(route: Route) -> str:
+    return re.sub(r"\{(\w+):[^{}]+\}", r"{\1}", route.path)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_is_described(route: Route, document_: dict[str, Any]) -> None:
+    """With a summary, every name of its path, and the type of its answer."""
+    operation = document_["paths"][_path(route)][route.method.lower()]
+
+    assert operation["summary"], f"{route.handler.__name__} has no docstring that says what it does"
+    in_path = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
+    assert in_path == set(re.findall(r"\{(\w+)", route.path))
+    if route.path.startswith("/api/") and route.content in (JSON, EVENT_STREAM):
+        assert route.answer is not None, "its answer has no type: see chatserver/api/answer_schemas.py"
+    assert summary(route) == operation["summary"]
+
+
+def test_nothing_else_is_described(document_: dict[str, Any]) -> None:
+    """A route that has gone is not described any more, and no two have one name."""
+    told = {(method.upper(), path) for path, methods in document_["paths"].items() for method in methods}
+    names = [operation["operationId"] for methods in document_["paths"].values() for operation in methods.values()]
+
+    assert told == {(route.method, _path(route)) for route in ROUTES}
+    assert len(set(names)) == len(names)
+
+
+def test_every_body_that_is_read_is_described() -> None:
+    """A handler that reads a body names its model in the URL table, and no other does."""
+    for route in ROUTES:
+        if route.path.startswith("/api/"):
+            code = route.handler.__code__  # type: ignore[attr-defined]
+            assert ("read_body" in code.co_names) == (route.body is not None), f"{route.method} {route.path}"
+
+
+def test_the_description_is_json_schema_throughout(document_: dict[str, Any]) -> None:
+    """Every schema is a schema, and every reference leads to one."""
+    schemas = document_["components"]["schemas"]
+
+    for name, schema in schemas.items():
+        Draft202012Validator.check_schema(schema)
+        for reference in re.findall(r"'\$ref': '([^']+)'", str(schema)):
+            assert reference.removeprefix("#/components/schemas/") in schemas, f"{name} refers to {reference}"
+    assert {cls.__name__ for cls in Event.__args__} <= set(schemas)
+
+
+async def test_the_server_gives_the_description_and_a_page_of_it(api: Api, document_: dict[str, Any]) -> None:
+    """The page names every route, and can load or run nothing."""
+    status, body, headers = await api.get("/api/openapi.json")
+    assert (status, body["openapi"], headers["Content-Type"]) == (200, "3.1.1", JSON)
+    assert body == document_
+
+    status, page, headers = await api.get("/docs")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert not re.search(r"<(script|img|link|iframe)|(src|href)=\"(?![#/])|\son\w+=", page)
+    for path, methods in document_["paths"].items():
+        for method in methods:
+            assert f'<span class="method">{method.upper()}</span> <code>{path}</code>' in page
+
+
+async def test_an_answer_that_is_not_as_described_fails_the_test_that_asked(api: Api) -> None:
+    """The check of every answer (conftest.py) sees a field too many, one too few and a wrong type."""
+    _, state, _ = await api.post("/api/chat", session_id="one", message="/say hello")
+
+    for wrong in (
+        state | {"secret": 1},
+        {name: value for name, value in state.items() if name != "queue"},
+        state | {"message_count": "2"},
+        state | {"messages": [state["messages"][0] | {"role": "robot"}]},
+    ):
+        with pytest.raises(AssertionError, match="not as described"):
+            described.check("POST", "/api/chat", 200, JSON, wrong)
+    with pytest.raises(AssertionError, match="not described"):
+        described.check("POST", "/api/chat", 204, JSON, state)
