@@ -29,6 +29,7 @@ from chatserver.api.routes import add_routes
 from chatserver.api.server import GuardedRunner
 from chatserver.api.services import SERVICES, Services
 from chatserver.auth.visitors import KEY_BYTES, VisitorSigner, load_key
+from chatserver.auto_naming import AutoNaming
 from chatserver.clock import Clock, SystemClock
 from chatserver.config import Settings
 from chatserver.errors import StartupError
@@ -98,7 +99,18 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             on_evict=agents.tools.close_session,
             log=log,
         )
-        turns = TurnRunner(settings, clock, store, manager, catalog.resolve, agents.tools, turn_supervisor, log)
+        turns = TurnRunner(
+            settings,
+            clock,
+            store,
+            manager,
+            catalog.resolve,
+            agents.tools,
+            turn_supervisor,
+            log,
+            on_ended=lambda run: naming.turn_ended(run),
+        )
+        naming = AutoNaming(settings, clock, turns.changes, catalog, manager.unpin, supervisor, log)
         stack.push_async_callback(turn_supervisor.close)
         sessions = SessionService(settings, clock, manager, turns, catalog)
         hub = StreamHub(settings, clock)

@@ -185,6 +185,12 @@ class Settings(BaseSettings):
         600, description="messages that one caller may send, with a turn or without: far above people"
     )
     model_switches_per_minute: Count = Field(60, description="times one caller may set the model of a session")
+    auto_titles: Literal["model", "words", "off"] = Field(
+        "model", description="who names a session after its first exchange: its model, or the words of its message"
+    )
+    title_timeout_seconds: Seconds = Field(
+        30, description="how long a model may take for a title, with its retries; then the message's words make it"
+    )
     provisional_seconds: Seconds = Field(
         60, description="a session that was only read is dropped this long after its last subscriber"
     )

@@ -103,6 +103,18 @@ class SessionChanges:
             await self.change(live, changes, told)
             return True
 
+    async def rename(self, live: LiveSession, *, old: str, new: str) -> bool:
+        """Compare and set: title the session `new` where it is still titled `old`; whether it was."""
+        return await self._under_way.protect(live, self._rename(live, old, new), "rename")
+
+    async def _rename(self, live: LiveSession, old: str, new: str) -> bool:
+        async with live.lock:
+            check_there(live)
+            if live.record.title != old:
+                return False
+            await self.change(live, {"title": new}, {"title": new})
+            return True
+
     async def change(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
         """Commit changes of the record and tell them; the lock is held."""
         settings = settings_of(live)

@@ -43,6 +43,7 @@ class TurnLife:
 
     Args:
         on_end: called with the lock held when a turn has ended.
+        on_ended: told afterwards; must neither wait nor raise.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TurnLife:
         checkpoints: Checkpoints,
         pace: FlushPace,
         on_end: Callable[[LiveSession], Awaitable[None]],
+        on_ended: Callable[[Run], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -74,6 +76,7 @@ class TurnLife:
         self._checkpoints = checkpoints
         self._pace = pace
         self._on_end = on_end
+        self._on_ended = on_ended
 
     async def start(
         self, live: LiveSession, turn: StoredTurn, principal: Principal, expires_at: float, *, queued: bool
@@ -154,6 +157,7 @@ class TurnLife:
             finally:
                 self._forget(run)
             await self._on_end(live)
+        self._on_ended(run)
         if not run.pump.done():
             await asyncio.wait({run.pump}, timeout=self._settings.agent_cancel_grace_seconds)
             if not run.pump.done():

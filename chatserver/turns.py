@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
@@ -47,7 +47,11 @@ END_SECONDS = TERMINAL_RETRY_SECONDS + 1
 
 
 class TurnRunner:
-    """See the module. `changes` are those of sessions outside their turns."""
+    """See the module. `changes` are those of sessions outside their turns.
+
+    Args:
+        on_ended: told of each turn that has ended; must neither wait nor raise.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class TurnRunner:
         servers: ToolServers,
         supervisor: Supervisor,
         log: FilteringBoundLogger,
+        on_ended: Callable[[Run], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -87,6 +92,7 @@ class TurnRunner:
             self._checkpoints,
             pace,
             on_end=self._start_next,
+            on_ended=on_ended,
         )
 
     @property

@@ -95,6 +95,12 @@ class Catalog:
             return default
         return next((entry for entry in self._entries.values() if entry.serves(tenant)), _NOTHING)
 
+    def titling(self, tenant: str, model_id: str | None) -> Entry | None:
+        """The language model that a session's turns use; None where an agent of another kind answers it, which would
+        take the question for a title as a user's message."""
+        entry = self.resolve(tenant, model_id)
+        return entry if entry.kind == "openai" and not entry.missing_api_key else None
+
     def missing_api_key(self, tenant: str, model_id: str | None) -> bool:
         """Whether turns of this model would fail for want of a key."""
         return self.resolve(tenant, model_id).missing_api_key

@@ -23,6 +23,7 @@ ROOMY: dict[str, Any] = {
     "default_model": "scripted",
     "discover_models": False,
     "no_docs": True,
+    "auto_titles": "off",  # it tells an event of its own, at a time of its own
     "session_creations_per_minute": 100_000,
     "session_creations_global_per_minute": 100_000,
     "messages_per_minute": 100_000,

@@ -321,3 +321,11 @@ async def test_a_server_on_loopback_answers_to_its_own_names_only(serve: Serve) 
     named = await serve(allowed_hosts=("chat.example",), database_url=":memory:")
     assert (await named.get("/health", headers={"Host": "chat.example"}))[0] == 200
     assert (await named.get("/health", headers={"Host": "localhost"}))[0] == 421
+
+
+async def test_a_session_gets_its_title_from_its_first_exchange(serve: Serve) -> None:
+    """U5: told to its tabs while they look, from the words of the message where no language model answers."""
+    api = await serve(auto_titles="model")
+    async with Checker(api.server.url) as checker, checker.follow("s") as stream:
+        await api.post("/api/chat", message="compare trains and planes", session_id="s")
+        await stream.until_state(lambda s: s["title"] == "Compare trains and planes")

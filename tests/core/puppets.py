@@ -118,6 +118,7 @@ class FakeModels:
     def __init__(self, **agents: Any) -> None:
         self.entries = {name: FakeEntry(agent, ModelSettings(name, name, 8192, 2048)) for name, agent in agents.items()}
         self.without_key: set[str] = set()
+        self.titlers: set[str] = set()
 
     def ids(self, _tenant: str) -> tuple[str, ...]:
         return tuple(self.entries)
@@ -127,6 +128,10 @@ class FakeModels:
 
     def missing_api_key(self, tenant: str, model_id: str | None) -> bool:
         return (model_id or self.default_id(tenant)) in self.without_key
+
+    def titling(self, tenant: str, model_id: str | None) -> FakeEntry | None:
+        entry = self.resolve(tenant, model_id)
+        return entry if entry.settings.id in self.titlers else None
 
     def resolve(self, tenant: str, model_id: str | None) -> FakeEntry:
         return self.entries.get(model_id or "") or self.entries[self.default_id(tenant)]

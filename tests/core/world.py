@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from chatserver.auto_naming import AutoNaming
 from chatserver.config import Settings
 from chatserver.errors import StoreUnavailable
 from chatserver.live_session import LiveSession
@@ -60,6 +61,7 @@ def test_settings(**changes: Any) -> Settings:
         "flush_interval_busy_seconds": changes.get("flush_interval_seconds", 0.005),
         "messages_per_minute": 1_000_000,
         "model_switches_per_minute": 1_000_000,
+        "auto_titles": "off",  # its own tests switch it on
         **changes,
     }
     return Settings.model_validate({**{n: f.default for n, f in Settings.model_fields.items()}, **changes})
@@ -138,6 +140,16 @@ class World:
             self.tools,
             self.supervisor,
             self.log,  # type: ignore[arg-type]  # takes the same calls
+            on_ended=lambda run: self.naming.turn_ended(run),
+        )
+        self.naming = AutoNaming(
+            self.settings,
+            self.clock,
+            self.turns.changes,
+            self.models,
+            self.manager.unpin,
+            self.supervisor,
+            self.log,  # type: ignore[arg-type]
         )
         self.service = SessionService(self.settings, self.clock, self.manager, self.turns, self.models)
         self.recovered = await self.turns.recover()

@@ -1,0 +1,67 @@
+"""Titles of conversations, out of a message's words and out of a model's answer."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatserver.titles import MAX_CHARS, clean_title, title_of_words
+
+
+@pytest.mark.parametrize(
+    ("message", "title"),
+    [
+        ("How do I configure an MCP server in chatserver?", "Configure an MCP server"),
+        ("what's the difference between SSE and WebSockets", "Difference between SSE and WebSockets"),
+        ("Please explain CORS", "Please explain CORS"),
+        ("hi", "Hi"),
+        ("\n\n# A heading\nand the rest", "A heading"),
+        ("read https://example.org/secret?token=abc for me please now", "Read for me please now"),
+        ("[the handbook](https://example.org/x) in one page", "Handbook in one page"),
+        ("```python\nimport os\n```\nwhy does this fail", "Why does this fail"),
+        ('/tool time.convert {"from": "UTC"}', "Time.convert from UTC"),
+        ("你好\uff0c今天天气怎么样", "你好 今天天气怎么样"),
+        ("Write C++ code for x-ray images", "Write C++ code for x-ray"),
+    ],
+)
+def test_a_message_gives_its_first_words_that_say_something(message: str, title: str) -> None:
+    """Polite openings, code, addresses and commands are passed over."""
+    assert title_of_words(message) == title
+
+
+@pytest.mark.parametrize("message", ["", "  \n ", "!!!", "200", "https://example.org/x", "```\ncode alone\n```"])
+def test_a_message_without_words_gives_no_title(message: str) -> None:
+    """The session stays "New Chat"."""
+    assert title_of_words(message) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "title"),
+    [
+        ("Weather in Paris", "Weather in Paris"),
+        ('"Title: Configuring MCP Servers."\n', "Configuring MCP Servers"),
+        ("**Wetter in Paris**\n\nIch hoffe, das hilft!", "Wetter in Paris"),
+        ("\n\n  Several   spaces\there ", "Several spaces here"),
+        ("\u202eturned around\u0007", "turned around"),
+        ("Sure! Here is a title for the conversation you asked me about today", None),
+        ("x" * 61, None),
+        ("", None),
+        ("...", None),
+    ],
+)
+def test_a_models_answer_is_cleaned_or_refused(answer: str, title: str | None) -> None:
+    """Decoration goes; a sentence is no title."""
+    assert clean_title(answer) == title
+
+
+@given(st.text(max_size=400))
+def test_no_text_gives_a_title_that_breaks_a_list(text: str) -> None:
+    """One line, short, nothing invisible, whatever a person or a model wrote."""
+    for title in (title_of_words(text), clean_title(text)):
+        if title is not None:
+            assert 0 < len(title) <= MAX_CHARS
+            assert title == " ".join(title.split())
+            assert not any(unicodedata.category(c)[0] == "C" for c in title)
