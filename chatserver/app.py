@@ -112,7 +112,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         )
         naming = AutoNaming(settings, clock, turns.changes, catalog, manager.unpin, supervisor, log)
         stack.push_async_callback(turn_supervisor.close)
-        sessions = SessionService(settings, clock, manager, turns, catalog)
+        sessions = SessionService(settings, clock, store, manager, turns, catalog)
         hub = StreamHub(settings, clock)
 
         interrupted = await turns.recover()

@@ -175,6 +175,9 @@ class Settings(BaseSettings):
     )
     visitor_session_ttl_seconds: Seconds = Field(7 * 86400, description="a visitor's")
     unowned_session_ttl_seconds: Seconds = Field(86400, description="an unowned one's: nobody can be asked about it")
+    expired_keep_seconds: Seconds = Field(
+        7 * 86400, description="an expired session is deleted from the store after this; until then it says so with 410"
+    )
     session_creations_per_minute: Count = Field(
         20, description="per principal, or per address for callers without identity"
     )

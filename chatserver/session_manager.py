@@ -7,6 +7,8 @@ Invariants:
   evicted, and there is no await between the last look and the removal (architecture: the idle-worker race).
 - Nothing durable depends on eviction: changes are committed when they happen, so leaving memory loses nothing. A
   session with an uncommitted turn end (`unsaved`) is pinned by it.
+- A session that has expired leaves memory with its streams, and later the store; one that is being used stays until
+  then, since using it may have put its expiry off.
 - A provisional session (spec S4) is only here: it is dropped `provisional_seconds` after its last use.
 
 It holds no policy (session_service.py) and runs no turns (turns.py).
@@ -21,7 +23,8 @@ from structlog.typing import FilteringBoundLogger
 
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.events import END_OF_FENCE, START, Position
+from chatserver.errors import ChatServerError
+from chatserver.events import END_OF_FENCE, START, Position, SessionDeleted, encode_plain, wire
 from chatserver.live_session import LiveSession
 from chatserver.state import WINDOW_MESSAGES, ChatState, QueuedTurn
 from chatserver.store.base import SessionKey, SessionRecord, Store, StoredSession
@@ -29,6 +32,8 @@ from chatserver.streams.memory import MemoryLog
 
 # How often provisional sessions and idle logs are looked at; their limits are a minute.
 TICK_SECONDS = 5.0
+# Expired sessions that one transaction deletes: it holds up everybody else's writes for as long.
+PURGE_BATCH = 100
 
 EvictHandler = Callable[[SessionKey], Awaitable[None]]
 
@@ -225,11 +230,42 @@ class SessionManager:
             self.remove(live)
             evicted += 1
             self.evictions += 1
-            try:
-                await self._on_evict(live.key)
-            except Exception as error:  # the supervisor's border: tools that do not close must not stop maintenance
-                self._log.error("tools_not_closed", exc_info=error)
+            await self._close_tools(live)
         return evicted
+
+    async def _close_tools(self, live: LiveSession) -> None:
+        try:
+            await self._on_evict(live.key)
+        except Exception as error:  # the supervisor's border: tools that do not close must not stop maintenance
+            self._log.error("tools_not_closed", exc_info=error)
+
+    async def sweep_expired(self) -> int:
+        """Take expired sessions that nobody is using out of memory, and end their streams; how many.
+
+        A reader is told `session.deleted`, comes back, and is told 410: nothing will ever happen in it again.
+        """
+        now, ended = self._clock.now(), 0
+        for live in [s for s in self._live.values() if s.record.expires_at <= now]:
+            if live.removed or live.pins or live.run or live.queued or live.unsaved:
+                continue
+            self.remove(live, encode_plain(wire(SessionDeleted(live.key.session_id))))
+            ended += 1
+            await self._close_tools(live)
+        return ended
+
+    async def purge_expired(self) -> int:
+        """Delete from the store what expired more than `expired_keep_seconds` ago; how many. A store that is away is
+        asked again the next time."""
+        now, kept_seconds, purged = self._clock.now(), self._settings.expired_keep_seconds, 0
+        in_memory = {live.key for live in self._live.values() if live.record.expires_at + kept_seconds < now}
+        try:
+            while gone := await self._store.purge_expired(now, PURGE_BATCH, kept_seconds=kept_seconds, spare=in_memory):
+                purged += len(gone)
+        except ChatServerError as error:
+            self._log.warning("expired_sessions_not_purged", code=error.narrow_code)
+        if purged:
+            self._log.info("expired_sessions_purged", sessions=purged)
+        return purged
 
     def drop_idle_logs(self) -> None:
         """Forget the logs of sessions that rest without subscribers; a late return gets a snapshot."""
@@ -246,8 +282,10 @@ class SessionManager:
         while True:
             await self._clock.sleep(min(TICK_SECONDS, self._settings.eviction_interval_seconds))
             await self.sweep_provisional()
+            await self.sweep_expired()
             await self.sweep_budget()
             self.drop_idle_logs()
             if self._clock.monotonic() >= next_idle:
                 next_idle = self._clock.monotonic() + self._settings.eviction_interval_seconds
                 await self.sweep_idle()
+                await self.purge_expired()

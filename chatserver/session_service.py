@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.errors import Expired, Forbidden, NotFound, RateLimited
+from chatserver.errors import Conflict, Expired, Forbidden, NotFound, RateLimited
 from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
 from chatserver.new_turn import NewTurn, OnBusy
@@ -40,21 +40,39 @@ from chatserver.session_rules import (
     check_texts,
 )
 from chatserver.session_rules import SESSION_ID as SESSION_ID
-from chatserver.store.base import SessionKey, SessionRecord
+from chatserver.store.base import (
+    ProjectSummary,
+    SessionFilter,
+    SessionKey,
+    SessionRecord,
+    SessionStats,
+    SessionSummary,
+    Store,
+)
 from chatserver.turns import TurnRunner
 
 # What a caller wants when the session does not exist: an error, a provisional one (a read), a durable one (a write).
 Create = Literal["no", "provisional", "durable"]
+
+# Messages that reading a whole conversation holds at once.
+PAGE_MESSAGES = 200
 
 
 class SessionService:
     """See the module."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, manager: SessionManager, turns: TurnRunner, models: Models
+        self,
+        settings: Settings,
+        clock: Clock,
+        store: Store,
+        manager: SessionManager,
+        turns: TurnRunner,
+        models: Models,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._store = store
         self._manager = manager
         self._turns = turns
         self._models = models
@@ -229,11 +247,22 @@ class SessionService:
         """
         await self.change_session(caller, live, {"model": model})
 
-    async def change_session(self, caller: Caller, live: LiveSession, wanted: Wanted) -> None:
+    async def change_session(
+        self, caller: Caller, live: LiveSession, wanted: Wanted, *, message_count: int | None = None
+    ) -> None:
         """P3, U3: rename, describe, archive, switch the model: what is given and differs, in one commit; tabs are told.
 
-        Raises: InvalidFields, TooLarge, RateLimited (a model too often), and what the store raises.
+        Args:
+            message_count: how many messages the caller takes the session to have.
+        Raises:
+            Conflict: `message_count_differs`. InvalidFields, TooLarge, RateLimited (a model too often), and what the
+            store raises.
         """
+        if message_count not in (None, live.record.message_count):
+            raise Conflict(
+                f"the session has {live.record.message_count} messages, not {message_count}",
+                code="message_count_differs",
+            )
         if (model := wanted.get("model")) is not None:
             check_model(self._models, live.key.tenant, model)
         check_texts(self._settings, wanted)
@@ -275,6 +304,74 @@ class SessionService:
         if not deleted and not missing_ok:  # somebody was quicker, or it was never written
             raise _no_session(session_id)
         return deleted
+
+    # --- lists, and what has been said ---
+
+    async def list_sessions(
+        self,
+        caller: Caller,
+        *,
+        project_id: str | None = None,
+        include_inactive: bool = False,
+        query: str | None = None,
+        limit: int,
+        offset: int = 0,
+        after: tuple[float, str] | None = None,
+    ) -> tuple[SessionSummary, ...]:
+        """P2, U2: the caller's own sessions, the newest change first; none for a caller without identity.
+
+        Who knows the id of an unowned session may use it, so nobody is told one.
+
+        Args:
+            query: words to find in titles and messages; blank is none.
+            after: only what comes behind the session of that `updated_at` and id.
+        """
+        if project_id is not None:
+            check_project_id(project_id)
+        where = SessionFilter(
+            caller.principal.tenant,
+            caller.principal.owner,
+            self._clock.now(),
+            project_id=project_id,
+            include_inactive=include_inactive,
+            query=(query or "").strip() or None,
+        )
+        return await self._store.list_sessions(where, limit=limit, offset=offset, after=after)
+
+    async def list_projects(self, caller: Caller) -> tuple[ProjectSummary, ...]:
+        """The projects that hold sessions of the caller."""
+        principal = caller.principal
+        return await self._store.list_projects(principal.tenant, principal.owner, self._clock.now())
+
+    async def session_stats(self, caller: Caller, project_id: str) -> SessionStats:
+        """P6: the caller's sessions of a project in numbers."""
+        check_project_id(project_id)
+        principal = caller.principal
+        return await self._store.session_stats(principal.tenant, principal.owner, project_id, self._clock.now())
+
+    async def messages(self, live: LiveSession, *, offset: int, limit: int) -> tuple[Message, ...]:
+        """P4: a page of the active branch, oldest first; a running answer as it stands now. Raises NotFound."""
+        page = await self._store.message_page(live.key, offset=offset, limit=limit)
+        return tuple(_as_it_stands(live, message) for message in page)
+
+    async def newest_messages(self, live: LiveSession, limit: int) -> tuple[tuple[Message, ...], bool]:
+        """The last `limit` messages of the active branch, oldest first, and whether there are older ones."""
+        found = await self._store.messages(live.key, leaf_id=None, limit=limit + 1)
+        return tuple(_as_it_stands(live, message) for message in found[-limit:]), len(found) > limit
+
+    async def all_messages(self, live: LiveSession) -> AsyncIterator[tuple[Message, ...]]:
+        """Every message of the active branch, oldest first, in pages.
+
+        Raises: Conflict (`branch_changed`) where another branch is chosen on the way; NotFound where it is deleted.
+        """
+        offset, last_id = 0, None
+        while page := await self.messages(live, offset=offset, limit=PAGE_MESSAGES):
+            if page[0].parent_id != last_id:
+                raise Conflict("another branch was chosen while it was read", code="branch_changed")
+            yield page
+            if len(page) < PAGE_MESSAGES:
+                return
+            offset, last_id = offset + len(page), page[-1].id
 
     # --- what the live endpoints do ---
 
@@ -372,6 +469,11 @@ class SessionService:
                 code="too_many_streams",
                 retry_after_seconds=5,
             )
+
+
+def _as_it_stands(live: LiveSession, message: Message) -> Message:
+    """The store has of a running answer what was there when it began."""
+    return live.state.message(message.id) or message if message.status == "streaming" else message
 
 
 def _no_session(session_id: str) -> NotFound:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from chatserver.events import Event
-from chatserver.message import Approval, Message
+from chatserver.message import Approval, Message, Role, Status, ToolCall, Usage
 from chatserver.state import QueuedTurn
 
 
@@ -32,6 +32,7 @@ class Problem(TypedDict):
     code: str
     request_id: str
     errors: NotRequired[list[FieldProblem]]
+    success: NotRequired[Literal[False]]
 
 
 # --- operations ---
@@ -206,3 +207,127 @@ class SessionDeletion(TypedDict):
 
     session_id: str
     deleted: bool
+
+
+class ListedSession(Session):
+    """A line of a list: the record, and the beginning of its newest message."""
+
+    last_message_preview: str | None
+
+
+class Project(TypedDict):
+    """A project that holds sessions of the caller."""
+
+    project_id: str
+    sessions: int
+    messages: int
+    updated_at: str
+
+
+class ProjectStats(TypedDict):
+    """The caller's sessions of a project in numbers."""
+
+    project_id: str
+    total_sessions: int
+    active_sessions: int
+    total_messages: int
+    average_messages_per_session: float
+    sessions_by_project: dict[str, int]
+    updated_at: str | None
+
+
+class ProjectSessionDeletion(TypedDict):
+    """It is deleted."""
+
+    message: str
+    session_id: str
+
+
+class StoredMessage(TypedDict):
+    """A message, and where it belongs."""
+
+    session_id: str
+    project_id: str
+    id: str
+    parent_id: str | None
+    role: Role
+    content: str
+    status: Status
+    model: str | None
+    created_at: str
+    reasoning: str
+    tool_calls: list[ToolCall]
+    usage: Usage | None
+    metadata: dict[str, Any]
+    siblings: list[str]
+
+
+class FullSession(TypedDict):
+    """A session's record with all messages of the active branch."""
+
+    session: Session
+    messages: list[StoredMessage]
+
+
+class LlmSession(TypedDict):
+    """A session's record as the user's sessions show it."""
+
+    id: str
+    session_id: str
+    thread_id: str
+    session_name: str
+    is_archived: bool
+    message_count: int
+    created_at: str
+    updated_at: str
+    last_message_at: str | None
+    expires_at: str
+    project_id: str
+    model: str | None
+
+
+class ListedLlmSession(LlmSession):
+    """A line of a list: the record, and the beginning of its newest message."""
+
+    last_message_preview: str | None
+
+
+class LlmCreated(TypedDict):
+    """The session that was made, or was there."""
+
+    success: Literal[True]
+    data: LlmSession
+    session_id: str
+    thread_id: str
+
+
+class LlmList(TypedDict):
+    """A page of the user's sessions."""
+
+    success: Literal[True]
+    data: list[ListedLlmSession]
+    count: int
+    limit: int
+    offset: int
+
+
+class LlmGot(TypedDict):
+    """The session, with its messages where they were asked for."""
+
+    success: Literal[True]
+    data: LlmSession
+    messages: NotRequired[list[StoredMessage]]
+    has_more: NotRequired[bool]
+
+
+class LlmChanged(TypedDict):
+    """The session as it is now."""
+
+    success: Literal[True]
+    data: LlmSession
+
+
+class LlmDeletion(SessionDeletion):
+    """`deleted` is false where there was nothing to delete."""
+
+    success: Literal[True]

@@ -7,6 +7,7 @@ import secrets
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -31,29 +32,34 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         refuse_cross_site(request)
         return await handler(request)
     except ChatServerError as error:
-        return _unless_begun(request, problems.response(error, request_id))
+        return _refusal(request, problems.response(error, request_id))
     except web.HTTPMethodNotAllowed as error:
-        return problems.http_response(405, request_id, allow=", ".join(sorted(error.allowed_methods)))
+        allow = ", ".join(sorted(error.allowed_methods))
+        return _refusal(request, problems.http_response(405, request_id, allow=allow))
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return problems.http_response(error.status, request_id)
+        return _refusal(request, problems.http_response(error.status, request_id))
     except ConnectionError:
         raise  # the client has gone; there is nobody to answer
     except Exception as error:
         services(request).log.error(
             "request_failed", request_id=request_id, route=route_of(request), method=request.method, exc_info=error
         )
-        return _unless_begun(request, problems.internal(request_id))
+        return _refusal(request, problems.internal(request_id))
 
 
-def _unless_begun(request: web.Request, problem: web.Response) -> web.Response:
-    """The problem; where a stream has begun, a second head would be read as part of it: the connection is closed.
+def _refusal(request: web.Request, problem: web.Response) -> web.Response:
+    """The problem, in the envelope of those routes that have one (spec §8).
+
+    Where an answer has begun, a second head would be read as part of it: the connection is closed.
 
     Raises: ConnectionError.
     """
     if request.writer.output_size > 0:
         raise ConnectionError("the answer has begun already")
+    if request.path.startswith("/api/llm/") and isinstance(problem.body, bytes):
+        problem.body = orjson.dumps({"success": False, **orjson.loads(problem.body)})
     return problem
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from chatserver.api.reading import SESSION_COOKIE, is_secure
 from chatserver.clock import rfc3339
-from chatserver.store.base import SessionRecord
+from chatserver.errors import FieldError, InvalidFields
+from chatserver.message import Message
+from chatserver.store.base import SessionRecord, SessionSummary
 
 
 def session_wire(record: SessionRecord) -> dict[str, Any]:
@@ -27,6 +32,33 @@ def session_wire(record: SessionRecord) -> dict[str, Any]:
         "last_message_at": None if record.last_message_at is None else rfc3339(record.last_message_at),
         "expires_at": rfc3339(record.expires_at),
     }
+
+
+def summary_wire(summary: SessionSummary) -> dict[str, Any]:
+    """A line of a list: the record and the beginning of its newest message (spec P2)."""
+    return {**session_wire(summary.record), "last_message_preview": summary.last_message_preview}
+
+
+def message_wire(message: Message, record: SessionRecord) -> dict[str, Any]:
+    """A message that says where it belongs (spec P5)."""
+    return {"session_id": record.key.session_id, "project_id": record.project_id, **message.wire()}
+
+
+def cursor_of(record: SessionRecord) -> str:
+    """Where a list goes on after this session; opaque to clients."""
+    place = orjson.dumps([record.updated_at, record.key.session_id])
+    return base64.urlsafe_b64encode(place).rstrip(b"=").decode()
+
+
+def place_of(cursor: str) -> tuple[float, str]:
+    """The inverse of `cursor_of`. Raises: InvalidFields (`invalid_cursor`)."""
+    try:
+        match orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))):
+            case [float() | int() as updated_at, str() as session_id]:
+                return float(updated_at), session_id
+    except (binascii.Error, ValueError):
+        pass
+    raise InvalidFields([FieldError(("cursor",), "not one that a list has given")], code="invalid_cursor")
 
 
 def set_session_cookie(request: web.Request, response: web.Response, session_id: str, seconds: float) -> None:

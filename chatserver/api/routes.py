@@ -5,7 +5,19 @@ from __future__ import annotations
 from aiohttp import web
 
 from chatserver.api import answer_schemas as a
-from chatserver.api import chat, middleware, models, openapi, openapi_page, ops, page, session, stream
+from chatserver.api import (
+    chat,
+    llm_sessions,
+    middleware,
+    models,
+    openapi,
+    openapi_page,
+    ops,
+    page,
+    projects,
+    session,
+    stream,
+)
 from chatserver.api import record_schemas as r
 from chatserver.api import schemas as s
 from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, Route
@@ -13,6 +25,12 @@ from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, Route
 _STREAM = a.StreamEvent
 # With `format=state` a stream's events are whole states.
 _STREAM_OR_STATES = a.StreamEvent | a.State
+
+# An empty project id is an address too: it is told what is missing, which "no such address" would not.
+_PROJECT = "/api/projects/{project_id:[^/]*}"
+_SESSIONS = f"{_PROJECT}/sessions"
+_SESSION = f"{_SESSIONS}/{{session_id}}"
+_LLM = "/api/llm/sessions"
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", ops.health, answer=a.Health),
@@ -49,6 +67,36 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/session/refresh", session.refresh, body=s.SessionBody, answer=a.CurrentSession),
     Route("GET", "/api/session/model", session.get_model, query=s.SessionQuery, answer=a.SessionModel),
     Route("PUT", "/api/session/model", session.put_model, body=r.ModelBody, answer=a.SessionModel),
+    Route("GET", "/api/projects", projects.list_projects, answer=list[a.Project]),
+    Route("GET", f"{_PROJECT}/stats", projects.stats, answer=a.ProjectStats),
+    Route("GET", _SESSIONS, projects.list_sessions, query=r.ListQuery, answer=list[a.ListedSession]),
+    Route(
+        "POST",
+        _SESSIONS,
+        projects.create,
+        body=r.ProjectSessionBody,
+        query=s.SessionQuery,
+        answer=a.Session,
+        statuses=(200, 201),
+    ),
+    Route("GET", _SESSION, projects.get, answer=a.Session),
+    Route("PUT", _SESSION, projects.put, body=r.SessionUpdateBody, answer=a.Session),
+    Route("DELETE", _SESSION, projects.delete, query=r.DeleteQuery, answer=a.ProjectSessionDeletion),
+    Route("GET", f"{_SESSION}/messages", projects.list_messages, query=r.MessagesQuery, answer=list[a.StoredMessage]),
+    Route(
+        "POST",
+        f"{_SESSION}/messages",
+        projects.add_message,
+        body=r.MessageBody,
+        answer=a.StoredMessage,
+        statuses=(201,),
+    ),
+    Route("GET", f"{_SESSION}/full", projects.full, answer=a.FullSession),
+    Route("GET", _LLM, llm_sessions.list_sessions, query=r.LlmListQuery, answer=a.LlmList),
+    Route("POST", _LLM, llm_sessions.create, body=r.LlmCreateBody, answer=a.LlmCreated, statuses=(200, 201)),
+    Route("GET", f"{_LLM}/{{session_id}}", llm_sessions.get, query=r.LlmGetQuery, answer=a.LlmGot),
+    Route("PUT", f"{_LLM}/{{session_id}}", llm_sessions.put, body=r.LlmUpdateBody, answer=a.LlmChanged),
+    Route("DELETE", f"{_LLM}/{{session_id}}", llm_sessions.delete, answer=a.LlmDeletion),
     Route("GET", "/api/models", models.models, answer=a.Models),
     Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi),
     Route("GET", "/docs", openapi_page.docs, content=HTML),

@@ -64,6 +64,9 @@ def _open(method: str, path: str, target: str = "", body: Mapping[str, Any] | No
 
 
 SESSION = {"session_id": "{session}"}
+PROJECT = "/api/projects/{project_id:[^/]*}"
+IN_PROJECT = "/api/projects/default/sessions/{session}"
+ONE_LLM = "/api/llm/sessions/{session_id}"
 TABLE: tuple[Row, ...] = (
     _open("GET", "/health"),
     _open("GET", "/health/ready"),
@@ -95,6 +98,31 @@ TABLE: tuple[Row, ...] = (
     Row("POST", "/api/session/refresh", body=SESSION),
     Row("GET", "/api/session/model", "/api/session/model?session_id={session}"),
     Row("PUT", "/api/session/model", body={"model": "scripted", **SESSION}),
+    _open("GET", "/api/projects"),
+    _open("GET", f"{PROJECT}/stats", "/api/projects/default/stats"),
+    _open("GET", f"{PROJECT}/sessions", "/api/projects/default/sessions?include_inactive=true"),
+    _open("GET", f"{PROJECT}/sessions", "/api/projects/default/sessions?q=canary"),
+    _open("POST", f"{PROJECT}/sessions", "/api/projects/default/sessions", {}, ok=201),
+    Row("POST", f"{PROJECT}/sessions", "/api/projects/default/sessions?session_id={session}", {}),
+    Row("GET", f"{PROJECT}/sessions/{{session_id}}", IN_PROJECT),
+    Row("PUT", f"{PROJECT}/sessions/{{session_id}}", IN_PROJECT, {"title": "Mine now"}),
+    Row("DELETE", f"{PROJECT}/sessions/{{session_id}}", f"{IN_PROJECT}?force=true"),
+    Row("GET", f"{PROJECT}/sessions/{{session_id}}/messages", f"{IN_PROJECT}/messages"),
+    Row(
+        "POST",
+        f"{PROJECT}/sessions/{{session_id}}/messages",
+        f"{IN_PROJECT}/messages",
+        {"role": "assistant", "content": "words put into its mouth"},
+        ok=201,
+    ),
+    Row("GET", f"{PROJECT}/sessions/{{session_id}}/full", f"{IN_PROJECT}/full"),
+    _open("GET", "/api/llm/sessions", "/api/llm/sessions?include_archived=true"),
+    _open("GET", "/api/llm/sessions", "/api/llm/sessions?q=canary"),
+    _open("POST", "/api/llm/sessions", body={}, ok=201),
+    Row("POST", "/api/llm/sessions", body=SESSION),
+    Row("GET", ONE_LLM, f"{ONE_LLM}?include_messages=true".replace("session_id", "session")),
+    Row("PUT", ONE_LLM, ONE_LLM.replace("session_id", "session"), {"session_name": "Mine now"}),
+    Row("DELETE", ONE_LLM, ONE_LLM.replace("session_id", "session")),
     _open("GET", "/api/models"),
     _open("GET", "/api/openapi.json"),
     _open("GET", "/docs"),

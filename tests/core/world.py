@@ -151,7 +151,7 @@ class World:
             self.supervisor,
             self.log,  # type: ignore[arg-type]
         )
-        self.service = SessionService(self.settings, self.clock, self.manager, self.turns, self.models)
+        self.service = SessionService(self.settings, self.clock, self.store, self.manager, self.turns, self.models)
         self.recovered = await self.turns.recover()
         if maintenance:
             self.supervisor.start(self.manager.run(), "maintenance")
