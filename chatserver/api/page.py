@@ -1,14 +1,16 @@
 """The page: built files from memory, and the visitor's cookie.
 
 Assets have their content's hash in their names, so they are cached for ever; the index never is. Everything is read
-once, at start: a page is a few dozen files, and a request then costs a dict lookup.
+once, at start: a page is a few dozen files, and a request then costs a dict lookup. The build has compressed them
+beforehand (web/compress.ts); nothing is compressed here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
@@ -19,6 +21,8 @@ from chatserver.api.services import services
 # A page many times ours; more is a wrong folder.
 MAX_PAGE_BYTES = 32 << 20
 YEAR_SECONDS = 365 * 86400
+# Content codings by the suffix of a compressed twin, the smallest first.
+CODINGS = {".br": "br", ".gz": "gzip"}
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -32,11 +36,17 @@ _NOT_BUILT = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>cha
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file as it is served."""
+    """One file as it is served.
+
+    `encoded` are its compressed twins by content coding, the smallest first; `etag` is of the plain body, weak where it
+    is sent with a twin.
+    """
 
     body: bytes
     content_type: str
     immutable: bool
+    etag: str
+    encoded: dict[str, bytes] = field(default_factory=dict)
 
 
 PAGE: web.AppKey[Mapping[str, Asset]] = web.AppKey("page", Mapping)
@@ -57,8 +67,24 @@ def load_page(folder: Path | None) -> dict[str, Asset]:
             break
         name = path.relative_to(folder).as_posix()
         content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        assets[name] = Asset(body, content_type, immutable=name.startswith("assets/"))
+        etag = hashlib.sha256(body).hexdigest()[:16]
+        assets[name] = Asset(body, content_type, immutable=name.startswith("assets/"), etag=etag)
+    for suffix, coding in CODINGS.items():
+        for name in [name for name in assets if name.endswith(suffix)]:
+            plain = assets.get(name.removesuffix(suffix))
+            if plain is not None:
+                plain.encoded[coding] = assets.pop(name).body
     return assets
+
+
+def _accepted(request: web.Request) -> set[str]:
+    """The content codings that the client names and does not refuse (RFC 9110 §12.5.3); `*` is not taken up."""
+    accepted = set()
+    for part in request.headers.get("Accept-Encoding", "").split(","):
+        coding, _, weight = part.partition(";")
+        if weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            accepted.add(coding.strip().lower())
+    return accepted
 
 
 async def index(request: web.Request) -> web.Response:
@@ -97,12 +123,18 @@ async def asset(request: web.Request) -> web.Response:
     found = request.app[PAGE].get(request.match_info["path"])
     if found is None:
         raise web.HTTPNotFound
-    caching = f"public, max-age={YEAR_SECONDS}, immutable" if found.immutable else "no-cache"
-    return web.Response(
-        body=found.body,
-        headers={
-            "Content-Type": found.content_type,
-            "Cache-Control": caching,
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-        },
-    )
+    coding = next((c for c in found.encoded if c in _accepted(request)), None)
+    # Weak: two codings of one file have different bytes and the same meaning.
+    etag = f'W/"{found.etag}"'
+    headers = {
+        "Cache-Control": f"public, max-age={YEAR_SECONDS}, immutable" if found.immutable else "no-cache",
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "ETag": etag,
+        "Vary": "Accept-Encoding",
+    }
+    if etag in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    if coding is not None:
+        headers["Content-Encoding"] = coding
+    body = found.body if coding is None else found.encoded[coding]
+    return web.Response(body=body, headers=headers | {"Content-Type": found.content_type})

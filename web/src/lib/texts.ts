@@ -1,8 +1,14 @@
-// Every sentence the page says, in one place, so that another language is another object of this shape.
+// Every sentence the page says, in one place; another language is another object of this shape (texts.de.ts).
 //
-// Sentences that come from the server (problem titles and details) are shown as they come.
+// `texts` is the language in use: read it when something is shown, and keep no sentence of it. language.ts chooses.
+// Sentences that come from the server (problem titles and details) are shown as they come, except where `reasons` has a
+// better one for their code.
 
-export const texts = {
+const count = (n: number): string => n.toLocaleString("en");
+
+export const en = {
+  language: "English",
+
   appName: "chatserver",
   newChat: "New chat",
   untitled: "New chat",
@@ -24,8 +30,8 @@ export const texts = {
   queueIt: "Send after this answer",
   stop: "Stop",
   stopping: "Stopping…",
-  tooLong: (over: number) => `${over.toLocaleString("en")} characters too many`,
-  left: (left: number) => `${left.toLocaleString("en")} characters left`,
+  tooLong: (over: number) => `${count(over)} characters too many`,
+  left: (left: number) => `${count(left)} characters left`,
 
   queued: (place: number) => `Waiting, place ${place}`,
   withdraw: "Withdraw",
@@ -48,7 +54,7 @@ export const texts = {
   copyCode: "Copy the code",
   code: "Code",
   image: "Image",
-  tokens: (n: number, estimated: boolean) => `${estimated ? "about " : ""}${n.toLocaleString("en")} ${n === 1 ? "token" : "tokens"}`,
+  tokens: (n: number, estimated: boolean) => `${estimated ? "about " : ""}${count(n)} ${n === 1 ? "token" : "tokens"}`,
   older: "Older messages are kept on the server; the newest ones are shown here.",
   latest: "Jump to the latest",
 
@@ -92,4 +98,93 @@ export const texts = {
   transactionSent: (hash: string) => `Transaction signed and sent. Hash: ${hash}`,
   transactionFailed: (why: string) => `Transaction was not sent: ${why}`,
   transactionRejected: "the user rejected it",
-} as const;
+
+  sidebar: {
+    label: "Sessions",
+    open: "Show the sessions",
+    close: "Hide the sessions",
+    search: "Search sessions",
+    searchHint: "Ctrl+K",
+    clearSearch: "Clear the search",
+    allProjects: "All projects",
+    project: "Project",
+    archived: "Archived too",
+    today: "Today",
+    yesterday: "Yesterday",
+    week: "Previous 7 days",
+    month: "Previous 30 days",
+    none: "No sessions yet",
+    noneText: "What you ask is kept here, newest first.",
+    nothingFound: (query: string) => `Nothing found for “${query}”`,
+    loading: "Loading the sessions…",
+    failed: "The sessions could not be loaded",
+    tryAgain: "Try again",
+    running: "An answer is being written",
+    unread: "New answer",
+    archivedMark: "Archived",
+    menu: (title: string) => `More for “${title}”`,
+    rename: "Rename",
+    renameLabel: "New title",
+    archive: "Archive",
+    unarchive: "Take out of the archive",
+    delete: "Delete",
+    deleted: (title: string) => `“${title}” was deleted`,
+    undo: "Undo",
+    exportMarkdown: "Export as Markdown",
+    exportJson: "Export as JSON",
+    messages: (n: number) => (n === 1 ? "1 message" : `${count(n)} messages`),
+  },
+
+  account: {
+    menu: "Account and settings",
+    visitor: "Visitor",
+    login: "Log in",
+    logout: "Log out",
+    register: "Create an account",
+    username: "Name",
+    password: "Password",
+    passwordHint: (n: number) => `At least ${n} characters`,
+    showPassword: "Show the password",
+    toRegister: "No account yet? Create one",
+    toLogin: "Have an account? Log in",
+    carriedOver: "Your sessions on this browser come along.",
+    required: "Log in to go on",
+    requiredText: "This server answers only people it knows.",
+    closed: "New accounts are made by the operator of this server.",
+    working: "One moment…",
+    cancel: "Cancel",
+    loggedOut: "You are logged out",
+  },
+
+  settings: {
+    theme: "Look",
+    system: "As the system",
+    light: "Light",
+    dark: "Dark",
+    language: "Language",
+  },
+
+  limitUntil: (time: string) => `It ends at ${time}.`,
+  reasons: {
+    unauthorized: ["You have to log in", "The login is missing or has ended."],
+    token_expired: ["Your login has ended", "Log in again to go on. What you wrote is kept."],
+    session_forbidden: ["This session belongs to somebody else", "The address leads to a session that you may not read."],
+    session_not_found: ["There is no such session", "It was deleted, or the address is wrong."],
+    session_expired: ["This session has expired", "Sessions are deleted some time after the last activity in them."],
+    invalid_session_id: ["This address leads nowhere", "It names something that can be no session."],
+    quota_exceeded: ["The quota is used up", "No more answers until it begins anew."],
+    messages_limited: ["Too many messages in a short time", "Wait a moment, then send again."],
+    too_many_streams: ["Too many connections", "Close some tabs, or wait a moment."],
+    network: ["No connection", "The server could not be reached."],
+    timeout: ["No answer", "The server did not answer in time."],
+  } as Readonly<Record<string, readonly [title: string, detail: string]>>,
+};
+
+export type Texts = typeof en;
+
+export let texts: Texts = en;
+
+/** Changes the language of everything that is shown from now on. */
+export function useTexts(chosen: Texts): void {
+  texts = chosen;
+}
