@@ -32,6 +32,7 @@ from chatserver.store.records import (
     Chunk,
     Duplicate,
     FinishTurn,
+    Imported,
     ProjectSummary,
     Recovered,
     SessionFilter,
@@ -43,12 +44,14 @@ from chatserver.store.records import (
     StartTurn,
     StoredSession,
     StoredTurn,
+    WholeSession,
 )
 
 __all__ = [
     "Chunk",
     "Duplicate",
     "FinishTurn",
+    "Imported",
     "ProjectSummary",
     "Recovered",
     "SessionFilter",
@@ -61,6 +64,7 @@ __all__ = [
     "Store",
     "StoredSession",
     "StoredTurn",
+    "WholeSession",
 ]
 
 # What a preview of a message shows (spec P2).
@@ -234,6 +238,34 @@ class Store(Protocol):
 
         Fewer than `limit` may still leave some: it is repeated from time to time. What is remembered of deleted
         sessions (their fences) is dropped here too, a month later.
+        """
+
+    # --- whole sessions ---
+
+    async def count_sessions(self, tenant: str) -> int:
+        """All sessions of a tenant, expired and archived ones too."""
+
+    async def session_page(self, tenant: str, *, after: str = "", limit: int) -> tuple[SessionRecord, ...]:
+        """Up to `limit` of all sessions of a tenant, expired and archived ones too, by rising id.
+
+        Args:
+            after: only ids behind this one.
+        """
+
+    async def message_links(self, key: SessionKey) -> tuple[tuple[str, str | None], ...]:
+        """Id and parent of every message of a session, of all branches, in the order they were added; none where it is
+        not stored."""
+
+    async def messages_by_id(self, key: SessionKey, ids: Sequence[str]) -> tuple[Message, ...]:
+        """These messages, in this order, without their siblings; what is not stored is left out. A running answer has
+        what its checkpoints give."""
+
+    async def import_session(self, whole: WholeSession, *, replace: bool) -> Imported:
+        """Insert a session with all that belongs to it, as it is but for its fence; its counts are what stands beside
+        it.
+
+        Where there is one of that key: `same` where it is the same but for `expires_at`, and nothing is written; one
+        that differs is replaced where `replace` says so. Raises Conflict where not.
         """
 
     # --- start and end ---

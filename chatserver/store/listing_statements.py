@@ -185,3 +185,15 @@ def forget_deleted() -> ClauseElement:
     d = deleted_sessions.c
     some = select(d.tenant, d.session_id).where(d.found_at < p(d.found_at, "before")).limit(_LIMIT).offset(ZERO)
     return delete(deleted_sessions).where(tuple_(d.tenant, d.session_id).in_(some))
+
+
+def sessions_behind() -> Any:
+    """Up to `limit` sessions of a tenant with greater ids than `session_id`, by rising id."""
+    c = sessions.c
+    return (
+        select(*(c[name] for name in RECORD_COLUMNS))
+        .where(c.tenant == p(c.tenant), c.session_id > p(c.session_id))
+        .order_by(c.session_id)
+        .limit(_LIMIT)
+        .offset(ZERO)
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from chatserver.message import Message, Outcome, Usage, no_metadata
 
@@ -58,6 +58,20 @@ class StoredSession:
     messages: tuple[Message, ...]
     has_more: bool
     queue: tuple[StoredTurn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSession:
+    """All there is of a session: every message of every branch in the order they were added, each after its parent, and
+    the turns that wait, in order."""
+
+    record: SessionRecord
+    messages: tuple[Message, ...]
+    queue: tuple[StoredTurn, ...] = ()
+
+
+# What became of a session that was to be imported.
+Imported = Literal["added", "replaced", "same"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,13 @@ from chatserver.config import Settings
 from chatserver.errors import StartupError
 from chatserver.message import Message
 from chatserver.store import listing, operations, recovery, sqlite
+from chatserver.store import whole as whole_sessions
 from chatserver.store.base import (
     LISTED_PROJECTS,
     Chunk,
     Duplicate,
     FinishTurn,
+    Imported,
     ProjectSummary,
     Recovered,
     SessionFilter,
@@ -34,6 +36,7 @@ from chatserver.store.base import (
     StartTurn,
     StoredSession,
     StoredTurn,
+    WholeSession,
 )
 from chatserver.store.statements import CHANGEABLE
 from chatserver.store.writer import Transactions
@@ -171,7 +174,22 @@ class SqlStore:
             partial(listing.session_stats, tenant=tenant, owner=owner, project_id=project_id, now=now)
         )
 
+    async def count_sessions(self, tenant: str) -> int:
+        return await self._reader.submit(partial(whole_sessions.count_sessions, tenant=tenant))
+
+    async def session_page(self, tenant: str, *, after: str = "", limit: int) -> tuple[SessionRecord, ...]:
+        return await self._reader.submit(partial(whole_sessions.session_page, tenant=tenant, after=after, limit=limit))
+
+    async def message_links(self, key: SessionKey) -> tuple[tuple[str, str | None], ...]:
+        return await self._reader.submit(partial(whole_sessions.message_links, key=key))
+
+    async def messages_by_id(self, key: SessionKey, ids: Sequence[str]) -> tuple[Message, ...]:
+        return await self._reader.submit(partial(whole_sessions.messages_by_id, key=key, ids=tuple(ids)))
+
     # --- writing ---
+
+    async def import_session(self, whole: WholeSession, *, replace: bool) -> Imported:
+        return await self._writer.submit(partial(whole_sessions.import_session, whole=whole, do_replace=replace))
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
         return await self._writer.submit(partial(operations.create_session, record=record))

@@ -317,6 +317,10 @@ class Statements:
         self.branch_page = make(listing_statements.branch_page())
         self.adopt_sessions = make(listing_statements.adopt().returning(sessions.c.tenant, sessions.c.session_id))
         self.due_sessions = make(listing_statements.due())
+        self.count_sessions = make(
+            select(func.count()).select_from(sessions).where(sessions.c.tenant == _p(sessions.c.tenant))
+        )
+        self.sessions_behind = make(listing_statements.sessions_behind())
         self.look_later = make(update(sessions).where(_key(sessions)).values(look_at=_p(sessions.c.look_at)))
 
         # --- readiness ---

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from dataclasses import replace as dataclasses_replace
 from typing import Any, TypeVar
 
 import orjson
@@ -23,6 +24,7 @@ from chatserver.store.base import (
     Chunk,
     Duplicate,
     FinishTurn,
+    Imported,
     ProjectSummary,
     Recovered,
     SessionFilter,
@@ -34,7 +36,9 @@ from chatserver.store.base import (
     StartTurn,
     StoredSession,
     StoredTurn,
+    WholeSession,
 )
+from chatserver.store.whole import comparable
 from chatserver.store.words import query_words, words_of
 
 T = TypeVar("T")
@@ -72,6 +76,13 @@ class _Session:
         message = self.messages[message_id]
         beside = tuple(m.id for m in self.messages.values() if m.parent_id == message.parent_id)
         return replace(message, siblings=beside if len(beside) > 1 else ())
+
+    def whole(self, message_id: str) -> Message:
+        """The message without its siblings; a running answer as its checkpoints give it."""
+        message = replace(self.messages[message_id], siblings=())
+        if message.status != "streaming":
+            return message
+        return _with_chunks(message, [body for _, body in sorted(self.chunks.items())])
 
     def preview(self) -> str | None:
         newest, before = [*reversed(self.branch(self.record.leaf_id, 2)[0]), None, None][:2]
@@ -478,6 +489,61 @@ class PlainStore:
             # The deletion's own event has a fence of its own, which nobody commits.
             self._last_fences[key] = (session.record.fence + 1, None)
             return True
+
+        return await self._do(work)
+
+    async def count_sessions(self, tenant: str) -> int:
+        return await self._do(lambda: sum(key.tenant == tenant for key in self._sessions))
+
+    async def session_page(self, tenant: str, *, after: str = "", limit: int) -> tuple[SessionRecord, ...]:
+        def work() -> tuple[SessionRecord, ...]:
+            keys = sorted(key for key in self._sessions if key.tenant == tenant and key.session_id > after)
+            return tuple(self._sessions[key].record for key in keys[:limit])
+
+        return await self._do(work)
+
+    async def message_links(self, key: SessionKey) -> tuple[tuple[str, str | None], ...]:
+        def work() -> tuple[tuple[str, str | None], ...]:
+            session = self._sessions.get(key)
+            return tuple((m.id, m.parent_id) for m in session.messages.values()) if session is not None else ()
+
+        return await self._do(work)
+
+    async def messages_by_id(self, key: SessionKey, ids: Sequence[str]) -> tuple[Message, ...]:
+        def work() -> tuple[Message, ...]:
+            session = self._sessions.get(key)
+            return tuple(session.whole(m) for m in ids if m in session.messages) if session is not None else ()
+
+        return await self._do(work)
+
+    async def import_session(self, whole: WholeSession, *, replace: bool) -> Imported:
+        def work() -> Imported:
+            key = whole.record.key
+            there = self._sessions.get(key)
+            if there is not None:
+                stored = WholeSession(
+                    there.record,
+                    tuple(map(there.whole, there.messages)),
+                    tuple(turn for t in there.queue if (turn := there.turns[t].stored) is not None),
+                )
+                if comparable(stored) == comparable(whole):
+                    return "same"
+                if not replace:
+                    raise Conflict("there is another such session")
+                del self._sessions[key]
+                self._last_fences[key] = (there.record.fence + 1, None)
+            session = self._insert(whole.record)
+            session.messages = {m.id: m for m in whole.messages}
+            session.turns = {t.turn_id: _Turn("queued", t.client_message_id, stored=t) for t in whole.queue}
+            session.queue = [t.turn_id for t in whole.queue]
+            record = whole.record
+            session.record = dataclasses_replace(
+                session.record,
+                message_count=len(whole.messages),
+                leaf_id=record.leaf_id,
+                last_message_at=record.last_message_at,
+            )
+            return "added" if there is None else "replaced"
 
         return await self._do(work)
 
