@@ -10,10 +10,11 @@ It commits nothing (session_changes.py, turns.py), and does not know when it lea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from chatserver.events import Event, Frame, Position, encode
+from chatserver.message import Message
 from chatserver.state import ChatState
 from chatserver.store.base import SessionRecord, StoredTurn
 from chatserver.streams.log import EventLog
@@ -123,6 +124,20 @@ class LiveSession:
         together = Frame(frames[-1].position, b"".join([f.data for f in frames]))
         for subscriber in self.subscribers:
             subscriber.push(together)
+
+    def change_branch(self, messages: Iterable[Message], has_more: bool) -> None:
+        """Make another branch the active one: a `snapshot`, numbered like an event, tells it.
+
+        Nothing older is replayed from here on: who comes back from before gets the newest snapshot, which is shorter.
+        """
+        position = Position(self.fence, self.n + 1)
+        self.n += 1
+        self.state.change_branch(messages, has_more, position)
+        self.log.restart(position)
+        if self.subscribers:
+            frame = Frame(position, self.snapshot_frame())
+            for subscriber in self.subscribers:
+                subscriber.push(frame)
 
     # --- streams.subscriber.Source ---
 

@@ -18,7 +18,8 @@ class NewTurn:
 
     `expires_at` (seconds since the epoch) is the session's expiry after this activity. `switch` is what tabs are told
     of a model that comes with the message: the session gets it when the message is accepted, not before. `project_id`
-    is the project that the session must be in, or gets where nothing of it is stored yet.
+    is the project that the session must be in, or gets where nothing of it is stored yet. `edits` is the user's message
+    in whose place this one comes; `regenerates` the answer that is made anew, where `text` counts for nothing.
     """
 
     text: str
@@ -29,6 +30,8 @@ class NewTurn:
     metadata: Mapping[str, Any]
     switch: Mapping[str, Any] | None = None
     project_id: str | None = None
+    edits: str | None = None
+    regenerates: str | None = None
 
     def settings_for(self, record: SessionRecord) -> dict[str, Any]:
         """What the message changes of the session's settings, as tabs are told it; empty where they are so already."""
@@ -38,6 +41,15 @@ class NewTurn:
         if self.project_id not in (None, record.project_id):
             told["project_id"] = self.project_id
         return told
+
+    def options(self) -> dict[str, Any]:
+        """What a queued turn keeps beside its message."""
+        options = principal_options(self.principal)
+        if self.edits is not None:
+            options["edits"] = self.edits
+        if self.regenerates is not None:
+            options["regenerates"] = self.regenerates
+        return options
 
 
 def principal_options(principal: Principal) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Entry(Protocol):
 async def pump(
     run: Run,
     entry: Entry,
-    history: tuple[Message, ...],
+    history: Callable[[], Awaitable[tuple[Message, ...]]],
     settings: Settings,
     pace: FlushPace,
     log: FilteringBoundLogger,
@@ -62,7 +62,7 @@ async def pump(
     """Run the agent to its end. The second of the three places where any exception ends: the turn's border.
 
     Args:
-        history: the branch before the turn's user message.
+        history: reads the branch before the turn's user message; where that fails, the turn does.
     Cancelling it is how a turn is stopped; the agent gets the cancel.
     """
 
@@ -73,7 +73,7 @@ async def pump(
 
     try:
         async with entry.slot(run.live.key.tenant):
-            items = entry.agent.run(_turn(run, entry, history))
+            items = entry.agent.run(_turn(run, entry, await history()))
             try:
                 await _answer(items, run, settings.max_answer_chars, pace)
                 run.finish("completed")

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Literal
 
+from chatserver.branches import Stretch
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
 from chatserver.errors import Conflict, Expired, Forbidden, NotFound, RateLimited
@@ -53,6 +55,7 @@ from chatserver.turns import TurnRunner
 
 # What a caller wants when the session does not exist: an error, a provisional one (a read), a durable one (a write).
 Create = Literal["no", "provisional", "durable"]
+Rating = Literal["up", "down"]
 
 # Messages that reading a whole conversation holds at once.
 PAGE_MESSAGES = 200
@@ -392,23 +395,107 @@ class SessionService:
             InvalidFields (blank), TooLarge, RateLimited, and what TurnRunner.send raises; nothing is accepted then.
         """
         check_text(self._settings, text)
+        new = self._new_turn(caller, live, text, model, client_message_id, on_busy)
+        return await self._turns.send(live, replace(new, project_id=project_id))
+
+    def _new_turn(
+        self,
+        caller: Caller,
+        live: LiveSession,
+        text: str,
+        model: str | None,
+        client_message_id: str | None,
+        on_busy: OnBusy,
+    ) -> NewTurn:
+        """A turn that may be asked for. Raises: InvalidFields (`unknown_model`), RateLimited."""
         if model is not None:
             check_model(self._models, live.key.tenant, model)
         self._limits.message(caller)
-        return await self._turns.send(
-            live,
-            NewTurn(
-                text,
-                caller.principal,
-                client_message_id,
-                on_busy,
-                self._expiry(caller),
-                # A page that lost the answer to its POST finds its own message by this, however late.
-                NO_METADATA if client_message_id is None else {"client_message_id": client_message_id},
-                None if model is None else self._switched(live.key.tenant, model),
-                project_id,
-            ),
+        return NewTurn(
+            text,
+            caller.principal,
+            client_message_id,
+            on_busy,
+            self._expiry(caller),
+            # A page that lost the answer to its POST finds its own message by this, however late.
+            NO_METADATA if client_message_id is None else {"client_message_id": client_message_id},
+            None if model is None else self._switched(live.key.tenant, model),
         )
+
+    # --- the tree of messages ---
+
+    async def edit(
+        self,
+        caller: Caller,
+        live: LiveSession,
+        message_id: str,
+        text: str,
+        *,
+        model: str | None = None,
+        client_message_id: str | None = None,
+        on_busy: OnBusy = "reject",
+    ) -> str:
+        """Commit a message in the place of one of the user's, on a branch of its own, and start or queue its turn;
+        returns the turn's id at once.
+
+        Raises: what `chat` raises; NotFound, Conflict: there is no such message, or none of a user's.
+        """
+        check_text(self._settings, text)
+        new = self._new_turn(caller, live, text, model, client_message_id, on_busy)
+        return await self._turns.send(live, replace(new, edits=message_id))
+
+    async def regenerate(
+        self,
+        caller: Caller,
+        live: LiveSession,
+        message_id: str,
+        *,
+        model: str | None = None,
+        on_busy: OnBusy = "reject",
+    ) -> str:
+        """Start or queue a turn that answers anew what that answer answered; returns the turn's id at once.
+
+        Raises: as `edit`.
+        """
+        new = self._new_turn(caller, live, "", model, None, on_busy)
+        return await self._turns.send(live, replace(new, regenerates=message_id))
+
+    async def choose_branch(self, live: LiveSession, message_id: str) -> None:
+        """Make the branch through that message the active one; see `Branches.choose`."""
+        await self._turns.branches.choose(live, message_id)
+
+    @asynccontextmanager
+    async def fork(
+        self, caller: Caller, live: LiveSession, message_id: str, title: str | None
+    ) -> AsyncIterator[LiveSession]:
+        """A new session of the caller's that begins with a copy of the branch up to that message, pinned while the
+        block runs.
+
+        Args:
+            title: that of the copied session where None.
+        Raises: InvalidFields, RateLimited (a session is made), and what `Branches.fork` raises.
+        """
+        record = live.record
+        new = NewSession(record.project_id, title or record.title, record.description, record.metadata, record.model)
+        check_texts(self._settings, {"title": title})
+        self._limits.creation(caller)
+        key = SessionKey(caller.principal.tenant, self._clock.new_id())
+        await self._turns.branches.fork(live, message_id, self._new_record(key, caller.principal, new))
+        async with self.open(caller, key.session_id, create="no") as forked:
+            yield forked
+
+    async def rate(self, live: LiveSession, message_id: str, rating: Rating | None, comment: str | None) -> Message:
+        """Keep what a person thinks of an answer; nothing of both takes it away. See `Branches.rate`."""
+        feedback: dict[str, Any] | None = None
+        if rating is not None or comment:
+            feedback = {"rating": rating, **({"comment": comment} if comment else {})}
+        return await self._turns.branches.rate(live, message_id, feedback)
+
+    async def page(self, live: LiveSession, before: str | None, limit: int) -> Stretch:
+        """Messages of a branch, going back; see `Branches.page`."""
+        return await self._turns.branches.page(live, before, limit)
+
+    # --- what else the live endpoints do ---
 
     async def add_system_message(self, caller: Caller, live: LiveSession, text: str) -> Message:
         """L6: a message that tabs see and the agent reads at its next turn."""

@@ -225,6 +225,17 @@ class ChatState:
                 return at
         return None
 
+    def change_branch(self, messages: Iterable[Message], has_more: bool, position: Position) -> None:
+        """Another branch is the active one; told as a `snapshot` numbered `position`. No turn runs.
+
+        Args:
+            messages, has_more: as for a new state.
+        """
+        self.position = position
+        self.messages = list(messages)
+        self.has_more = has_more
+        self._answer = None
+
     def wire(self, *, with_messages: bool = True) -> dict[str, Any]:
         """The state as spec §3 shows it, its records left to orjson.
 

@@ -17,10 +17,12 @@ from structlog.typing import FilteringBoundLogger
 
 from chatserver import events as ev
 from chatserver.agents.base import ToolServers
+from chatserver.branches import Branches
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
 from chatserver.flush_pace import FlushPace
+from chatserver.history import full_history
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
 from chatserver.principal import Principal
@@ -58,6 +60,7 @@ class TurnLife:
         log: FilteringBoundLogger,
         under_way: UnderWay,
         ends: TurnEnds,
+        branches: Branches,
         checkpoints: Checkpoints,
         pace: FlushPace,
         on_end: Callable[[LiveSession], Awaitable[None]],
@@ -73,6 +76,7 @@ class TurnLife:
         self._log = log
         self._under_way = under_way
         self._ends = ends
+        self._branches = branches
         self._checkpoints = checkpoints
         self._pace = pace
         self._on_end = on_end
@@ -90,8 +94,11 @@ class TurnLife:
         """
         await self._ends.settle(live)
         entry = self._resolve_model(live.key.tenant, live.record.model)
-        user_message = replace(turn.message, parent_id=live.state.leaf_id())
+        place = await self._branches.place_of(live, turn)
+        user_message = place.user_message
         answer = new_message(self._clock, "assistant", "", parent_id=user_message.id, model=entry.settings.id)
+        if place.beside:
+            answer = replace(answer, siblings=(*place.beside, answer.id))
         started = await self._store.start_turn(
             StartTurn(
                 key=live.key,
@@ -103,6 +110,8 @@ class TurnLife:
                 now=self._clock.now(),
                 create=live.record if live.provisional else None,
                 queued=queued,
+                edits=place.edits,
+                regenerates=place.regenerates,
             )
         )
         if isinstance(started, Duplicate):
@@ -110,12 +119,17 @@ class TurnLife:
         told = activity_of(started.record) | settings_of(live)
         self._manager.made_durable(live)
         live.queued.pop(turn.turn_id, None)
-        history = tuple(live.state.current_messages())
         live.begin_fence(started.fence)
-        sid = live.key.session_id
         live.record = started.record
+        if place.branch is not None:
+            live.change_branch(place.branch.messages, place.branch.has_more)
+        history, has_more = tuple(live.state.current_messages()), live.state.has_more
+        sid = live.key.session_id
+        told_first: list[ev.Event] = [ev.MessageCreated(sid, user_message, turn.turn_id)]
+        if place.regenerates is not None:  # the message stands there already
+            history, told_first = history[:-1], []
         live.append_together(
-            ev.MessageCreated(sid, user_message, turn.turn_id),
+            *told_first,
             ev.MessageCreated(sid, answer, turn.turn_id),
             ev.SessionUpdated(sid, told),
             ev.TurnStarted(sid, turn.turn_id, answer.id),
@@ -127,12 +141,20 @@ class TurnLife:
         self._under_way.began(run)
         if self._under_way.closing:  # the drain looked for runs while this one was being committed
             run.finish("interrupted")
-        self._supervisor.start(self._drive(run, entry, history), f"turn/{turn.turn_id}")
+        self._supervisor.start(self._drive(run, entry, history, has_more=has_more), f"turn/{turn.turn_id}")
         return turn.turn_id
 
-    async def _drive(self, run: Run, entry: Entry, history: tuple[Message, ...]) -> None:
-        """See a turn to its end; the one place that ends it."""
+    async def _drive(self, run: Run, entry: Entry, recent: tuple[Message, ...], *, has_more: bool) -> None:
+        """See a turn to its end; the one place that ends it.
+
+        Args:
+            recent: the newest messages before the turn's; `has_more` says that the branch has older ones.
+        """
         live = run.live
+
+        async def history() -> tuple[Message, ...]:
+            return await full_history(self._store, live.key, recent, entry.settings) if has_more and recent else recent
+
         agent = pump(run, entry, history, self._settings, self._pace, self._log)
         run.pump = self._supervisor.spawn(agent, f"agent/{run.turn_id}")
         timeout = asyncio.get_running_loop().call_later(

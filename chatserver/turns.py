@@ -20,6 +20,7 @@ from typing import Any, Literal
 from structlog.typing import FilteringBoundLogger
 
 from chatserver.agents.base import ToolServers
+from chatserver.branches import Branches
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
@@ -27,7 +28,7 @@ from chatserver.errors import ChatServerError, Conflict, Draining, RateLimited, 
 from chatserver.flush_pace import FlushPace
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
-from chatserver.new_turn import NewTurn, OnBusy, principal_of, principal_options
+from chatserver.new_turn import NewTurn, OnBusy, principal_of
 from chatserver.run import Run
 from chatserver.session_changes import SessionChanges, check_there, new_message
 from chatserver.session_deletion import SessionDeletion
@@ -47,7 +48,9 @@ END_SECONDS = TERMINAL_RETRY_SECONDS + 1
 
 
 class TurnRunner:
-    """See the module. `changes` are those of sessions outside their turns.
+    """See the module.
+
+    `changes` are those of sessions outside their turns, `branches` those of which branch is the active one.
 
     Args:
         on_ended: told of each turn that has ended; must neither wait nor raise.
@@ -75,6 +78,7 @@ class TurnRunner:
         self.changes = SessionChanges(clock, store, manager, self._under_way)
         self._queue = TurnQueue(clock, store, self.changes)
         self._ends = TurnEnds(clock, store, manager, log)
+        self.branches = Branches(store, manager, self._under_way, self._ends)
         self._deletion = SessionDeletion(settings, store, manager, servers, self._ends, self._queue)
         pace = FlushPace(settings.flush_interval_seconds, settings.flush_interval_busy_seconds)
         self._checkpoints = Checkpoints(store, pace, log)
@@ -89,6 +93,7 @@ class TurnRunner:
             log,
             self._under_way,
             self._ends,
+            self.branches,
             self._checkpoints,
             pace,
             on_end=self._start_next,
@@ -111,8 +116,8 @@ class TurnRunner:
         """Commit a message and start or queue its turn; returns the turn's id.
 
         Raises:
-            Draining, Unavailable (`too_many_turns`), Conflict (`busy`), RateLimited (`queue_full`), and what the
-            store raises; nothing is accepted then.
+            Draining, Unavailable (`too_many_turns`), Conflict (`busy`), RateLimited (`queue_full`), what
+            `Branches.check_editable` and `question_of` raise, and what the store raises; nothing is accepted then.
         """
         if self.draining:
             raise Draining()
@@ -124,8 +129,6 @@ class TurnRunner:
             check_project(live, new.project_id)
             if self.draining:  # since this began to wait
                 raise Draining()
-            message = new_message(self._clock, "user", new.text, metadata=new.metadata)
-            turn = StoredTurn(self._clock.new_id(), message, new.client_message_id, principal_options(new.principal))
             idle = live.run is None and not live.queued
             told = new.settings_for(live.record)
             # An idle session's start finds a repetition by itself, in the statement that commits it.
@@ -134,6 +137,8 @@ class TurnRunner:
                 if known is not None:
                     return known
             self._check_room(live, new.on_busy, idle=idle)
+            message = await self._message_of(live, new)
+            turn = StoredTurn(self._clock.new_id(), message, new.client_message_id, new.options())
             if told:
                 await self.changes.change(live, {k: told[k] for k in ("model", "project_id") if k in told}, told)
             if idle:
@@ -147,6 +152,14 @@ class TurnRunner:
             elif first:
                 live.run.finish("interrupted")
             return turn.turn_id
+
+    async def _message_of(self, live: LiveSession, new: NewTurn) -> Message:
+        """What the turn is to answer. Raises: NotFound, Conflict: what it refers to does not allow it."""
+        if new.regenerates is not None:
+            return await self.branches.question_of(live, new.regenerates)
+        if new.edits is not None:
+            await self.branches.check_editable(live, new.edits)
+        return new_message(self._clock, "user", new.text, metadata=new.metadata)
 
     def _check_room(self, live: LiveSession, on_busy: OnBusy, *, idle: bool) -> None:
         if idle:

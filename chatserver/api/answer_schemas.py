@@ -112,6 +112,21 @@ class StateAfterChat(State):
     turn_id: str
 
 
+class MessagePage(TypedDict):
+    """Messages of a branch, oldest first; `has_more` says that there are older ones."""
+
+    session_id: str
+    messages: list[Message]
+    has_more: bool
+
+
+class RatedMessage(TypedDict):
+    """The answer with what was said about it as `feedback` of its metadata."""
+
+    session_id: str
+    message: Message
+
+
 class CommandDone(TypedDict):
     """What a command did; `data` depends on the command."""
 

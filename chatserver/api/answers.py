@@ -17,10 +17,10 @@ def json_response(value: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
 
 
-def state_response(request: web.Request, live: LiveSession, **extra: Any) -> web.Response:
+def state_response(request: web.Request, live: LiveSession, *, status: int = 200, **extra: Any) -> web.Response:
     """The session's state (spec §3) with `extra` fields; without its messages where the client prefers so."""
     minimal = wants_minimal(request)
-    response = json_response(live.state.wire(with_messages=not minimal) | extra)
+    response = json_response(live.state.wire(with_messages=not minimal) | extra, status)
     if minimal:
         response.headers["Preference-Applied"] = "return=minimal"
     return response

@@ -8,6 +8,7 @@ from chatserver.api import answer_schemas as a
 from chatserver.api import (
     chat,
     llm_sessions,
+    messages,
     middleware,
     models,
     openapi,
@@ -18,6 +19,7 @@ from chatserver.api import (
     session,
     stream,
 )
+from chatserver.api import message_schemas as m
 from chatserver.api import record_schemas as r
 from chatserver.api import schemas as s
 from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, Route
@@ -49,6 +51,18 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/system", chat.system, body=s.SystemBody, answer=a.State),
     Route("POST", "/api/mcp-command", chat.mcp_command, body=s.CommandBody, answer=a.CommandDone),
     Route("DELETE", "/api/queue/{turn_id}", chat.withdraw, query=s.SessionQuery, answer=a.State),
+    Route("GET", "/api/messages", messages.page, query=m.PageQuery, answer=a.MessagePage),
+    Route("POST", "/api/messages/{message_id}/edit", messages.edit, body=m.EditBody, answer=a.StateAfterChat),
+    Route(
+        "POST",
+        "/api/messages/{message_id}/regenerate",
+        messages.regenerate,
+        body=m.RegenerateBody,
+        answer=a.StateAfterChat,
+    ),
+    Route("PUT", "/api/messages/{message_id}/feedback", messages.feedback, body=m.FeedbackBody, answer=a.RatedMessage),
+    Route("POST", "/api/branch", messages.branch, body=m.BranchBody, answer=a.State),
+    Route("POST", "/api/fork", messages.fork, body=m.ForkBody, answer=a.State, statuses=(201,)),
     Route(
         "GET", "/api/stream", stream.multiplexed_stream, query=s.MultiplexQuery, answer=_STREAM, content=EVENT_STREAM
     ),

@@ -165,9 +165,9 @@ class Store(Protocol):
     async def system_messages(self, key: SessionKey, *, leaf_id: str, limit: int) -> tuple[Message, ...]:
         """The newest `limit` system messages of the branch that ends at `leaf_id`, oldest first."""
 
-    async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
-        """The newest message behind that one, on whichever branch; itself where none follows, None where it is not
-        stored."""
+    async def leaf_behind(self, key: SessionKey, message_id: str) -> str | None:
+        """Where the branch through that message ends: the active leaf where it is on the active branch, else the newest
+        message behind it (itself where there is none). None where it is not stored."""
 
     async def choose_leaf(self, key: SessionKey, leaf_id: str) -> SessionRecord:
         """Make another message the leaf of the active branch, under a new fence; returns the record after it.

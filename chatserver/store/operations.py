@@ -101,9 +101,10 @@ def read_system_messages(tx: Transaction, *, key: SessionKey, leaf_id: str, limi
     return tuple(_with_siblings(tx, key, reversed(tx.all(tx.sql.system_messages, params))))
 
 
-def newest_leaf(tx: Transaction, *, key: SessionKey, message_id: str) -> str | None:
+def leaf_behind(tx: Transaction, *, key: SessionKey, message_id: str) -> str | None:
     row = tx.one(tx.sql.message, {**key_params(key), "message_id": message_id})
-    if row is None:
+    record = read_record(tx, key=key)
+    if row is None or record is None:
         return None
     # Children come after their parents in `seq`, so one pass finds everything behind it, and the last is a leaf.
     behind, newest = {message_id}, message_id
@@ -112,7 +113,7 @@ def newest_leaf(tx: Transaction, *, key: SessionKey, message_id: str) -> str | N
         if parent in behind:
             behind.add(child)
             newest = child
-    return newest
+    return record.leaf_id if record.leaf_id in behind else newest
 
 
 def read_message_page(tx: Transaction, *, key: SessionKey, offset: int, limit: int) -> tuple[Message, ...] | NotFound:
@@ -229,7 +230,7 @@ def fork_session(
     if running:
         return Conflict("an answer of this branch is still running", code="busy")
     if count > limit:
-        return TooLarge(f"a branch of more than {limit} messages cannot be copied")
+        return TooLarge(f"a branch of more than {limit} messages cannot be copied", code="branch_too_long")
     row = tx.one(tx.sql.insert_session, new_session_params(create, message_count=count, leaf_id=message_id))
     if row is None:
         return Conflict(f"there is a session {create.key.session_id!r} already")

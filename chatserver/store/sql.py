@@ -149,8 +149,8 @@ class SqlStore:
             partial(operations.read_system_messages, key=key, leaf_id=leaf_id, limit=limit)
         )
 
-    async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
-        return await self._reader.submit(partial(operations.newest_leaf, key=key, message_id=message_id))
+    async def leaf_behind(self, key: SessionKey, message_id: str) -> str | None:
+        return await self._reader.submit(partial(operations.leaf_behind, key=key, message_id=message_id))
 
     async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
         return await self._reader.submit(partial(operations.read_message_page, key=key, offset=offset, limit=limit))

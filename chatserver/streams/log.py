@@ -30,5 +30,9 @@ class EventLog(Protocol):
     def after(self, position: Position) -> list[Frame] | None:
         """Every frame behind `position`, oldest first; None where that can't be told."""
 
+    def restart(self, top: Position) -> None:
+        """Forget everything: what follows does so on `top`, which is newer than every frame so far and the only
+        position that is resumable."""
+
     def clear(self) -> None:
         """Forget the frames; the newest position stays resumable."""

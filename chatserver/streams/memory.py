@@ -54,8 +54,10 @@ class MemoryLog:
             missed.append(frame)
         return None
 
-    def clear(self) -> None:
-        if self._frames:
-            self._base = self._frames[-1].position
+    def restart(self, top: Position) -> None:
+        self._base = top
         self._frames = None
         self.held_bytes = 0
+
+    def clear(self) -> None:
+        self.restart(self._frames[-1].position if self._frames else self._base)

@@ -79,6 +79,30 @@ TABLE: tuple[Row, ...] = (
     Row("POST", "/api/system", body={"message": "hello", **SESSION}),
     Row("POST", "/api/mcp-command", body={"command": "list_servers", **SESSION}),
     Row("DELETE", "/api/queue/{turn_id}", "/api/queue/{queued}?session_id={session}"),
+    Row("GET", "/api/messages", "/api/messages?session_id={session}"),
+    Row("GET", "/api/messages", "/api/messages?session_id={session}&before={answer}"),
+    Row(
+        "POST",
+        "/api/messages/{message_id}/edit",
+        "/api/messages/{message}/edit",
+        body={"message": "hello", "on_busy": "queue", **SESSION},
+    ),
+    Row(
+        "POST",
+        "/api/messages/{message_id}/regenerate",
+        "/api/messages/{answer}/regenerate",
+        body={"on_busy": "queue", **SESSION},
+    ),
+    # Whoever may is told that the answer is still running.
+    Row(
+        "PUT",
+        "/api/messages/{message_id}/feedback",
+        "/api/messages/{answer}/feedback",
+        body={"rating": "up", **SESSION},
+        ok=409,
+    ),
+    Row("POST", "/api/branch", body={"message_id": "{message}", **SESSION}, ok=409),
+    Row("POST", "/api/fork", body={"message_id": "{message}", **SESSION}, ok=201),
     Row("GET", "/api/stream", "/api/stream?sessions={session}"),
     Row("GET", "/api/stream", "/api/stream?sessions={session}@{position}"),
     # A stream's name is its opener's: to others there is no such stream.
@@ -189,6 +213,7 @@ async def scene(api: Api) -> Scene:
             "queued": state["queue"][0]["turn_id"],
             "running": state["active_turn_id"],
             "message": state["messages"][0]["id"],
+            "answer": state["messages"][1]["id"],
         }
     return Scene(api, headers, fill)
 

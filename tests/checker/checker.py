@@ -277,6 +277,47 @@ class Checker:
         )
         return self._accepted("POST /api/interrupt", response)
 
+    async def edit(self, session_id: str, message_id: str, text: str, **options: Any) -> Sent:
+        """`POST /api/messages/{message_id}/edit`; from a 2xx on like `send`."""
+        body = {"message": text, "session_id": session_id, **options}
+        return await self._turn(f"/api/messages/{quote(message_id, safe='')}/edit", session_id, body)
+
+    async def regenerate(self, session_id: str, message_id: str, **options: Any) -> Sent:
+        """`POST /api/messages/{message_id}/regenerate`: the message that is answered anew has to get its answer."""
+        body = {"session_id": session_id, **options}
+        return await self._turn(f"/api/messages/{quote(message_id, safe='')}/regenerate", session_id, body)
+
+    async def _turn(self, target: str, session_id: str, body: Json) -> Sent:
+        response = await self.request("POST", target, json_body=body, sessions=(session_id,))
+        answer = self._accepted(f"POST {target}", response)
+        turn_id = answer["turn_id"]
+        history = self.history(session_id)
+        waiting = [entry["message"] for entry in answer["queue"] if entry["turn_id"] == turn_id]
+        asked = (waiting or [m for m in answer["messages"] if m["role"] == "user"])[-1]
+        history.acknowledged.setdefault(turn_id, Acknowledged(turn_id, asked["content"], asked["id"]))
+        return Sent(turn_id, session_id, answer, response)
+
+    async def branch(self, session_id: str, message_id: str) -> Json:
+        """`POST /api/branch`."""
+        body = {"session_id": session_id, "message_id": message_id}
+        response = await self.request("POST", "/api/branch", json_body=body, sessions=(session_id,))
+        return self._accepted("POST /api/branch", response)
+
+    async def all_messages(self, state: Json) -> dict[str, Json]:
+        """The messages of every branch of an idle session, by id: one branch after the other is made the active one,
+        and at last the one that it was."""
+        messages: dict[str, Json] = {}
+        session_id, shown = state["session_id"], state
+        while True:
+            messages |= {m["id"]: m for m in shown["messages"]}
+            left = [s for m in messages.values() for s in m["siblings"] if s not in messages]
+            if not left:
+                break
+            shown = await self.branch(session_id, left[0])
+        if shown is not state:
+            await self.branch(session_id, state["messages"][-1]["id"])
+        return messages
+
     async def system(self, session_id: str, text: str, *, minimal: bool = False) -> Json:
         """`POST /api/system`."""
         body = {"session_id": session_id, "message": text}
@@ -430,7 +471,7 @@ class Checker:
             problems: list[str] = []
             if settle:
                 state = await self.settle(session_id, timeout_seconds=timeout_seconds)
-                problems += history.settled_problems(state)
+                problems += history.settled_problems(state, await self.all_messages(state))
             problems = history.problems() + problems
             found += [f"session {session_id!r}: {problem}" for problem in problems]
         if found:

@@ -218,15 +218,18 @@ class History:
                     pass
         return found
 
-    def settled_problems(self, state: Json) -> list[str]:
+    def settled_problems(self, state: Json, messages: dict[str, Json] | None = None) -> list[str]:
         """What is wrong when `state`, fetched after everything ended, is all there is.
 
         Every acknowledged turn has its message and one terminal state, and stored text is what was streamed.
+
+        Args:
+            messages: of all branches, by id; those of the state where None.
         """
         found: list[str] = []
         if state["is_processing"] or state["queue"]:
             found.append(f"not settled: {state['active_turn_id']} runs, {len(state['queue'])} wait")
-        messages = {m["id"]: m for m in state["messages"]}
+        messages = {m["id"]: m for m in state["messages"]} if messages is None else messages
         for message_id, answer in self.answers().items():
             stored = messages.get(message_id)
             if stored is None:
@@ -255,13 +258,15 @@ class History:
         if asked["content"] != turn.text:
             return [f"{turn.turn_id}: {turn.text[:60]!r} was acknowledged, {asked['content'][:60]!r} is stored"]
         answer_id = self.started.get(turn.turn_id) or (final.message_id if final else None)
-        answers = [
-            m
-            for m in messages.values()
-            if m["role"] == "assistant" and (m["id"] == answer_id or m["parent_id"] == asked["id"])
-        ]
-        if len(answers) != 1:
+        answers = [m for m in messages.values() if m["role"] == "assistant" and m["parent_id"] == asked["id"]]
+        if final is not None and final.message_id == asked["id"]:
+            return []  # taken back; the message was there before
+        if len(answers) != max(1, *(len(m.get("siblings", ())) for m in answers), 0):
             return [f"{turn.turn_id}: {len(answers)} answers to {asked['id']}"]
+        if answer_id is not None:
+            answers = [m for m in answers if m["id"] == answer_id]
+            if not answers:
+                return [f"{turn.turn_id}: its answer {answer_id} is not one to {asked['id']}"]
         if answers[0]["status"] not in TERMINAL:
             return [f"{turn.turn_id}: its answer is still {answers[0]['status']}"]
         if final is not None and final.outcome != answers[0]["status"]:

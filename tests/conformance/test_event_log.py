@@ -125,11 +125,26 @@ def test_clearing_an_empty_log_changes_nothing(open_log: OpenLog) -> None:
     assert log.after(Position(5, 7)) == []
 
 
+def test_a_restarted_log_begins_at_its_new_position(open_log: OpenLog) -> None:
+    """What was before can't be continued from any more, not even its newest position; the new one can."""
+    log = filled(open_log, FRAMES)
+    log.restart(Position(5, 0))
+    assert log.held_bytes == 0
+    assert log.after(Position(5, 0)) == []
+    assert [log.after(f.position) for f in FRAMES] == [None] * len(FRAMES)
+    log.append(frame(5, 1))
+    assert log.after(Position(5, 0)) == [frame(5, 1)]
+    assert log.after(Position(4, 1)) is None
+
+
 @pytest.mark.parametrize("name", LOGS)
 @settings(derandomize=True)
 @given(
     steps=st.lists(
-        st.one_of(st.tuples(st.just("add"), st.integers(0, 3), st.integers(0, 300)), st.just(("clear", 0, 0))),
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(0, 3), st.integers(0, 300)),
+            st.sampled_from([("clear", 0, 0), ("restart", 1, 0), ("restart", 0, 0)]),
+        ),
         max_size=60,
     ),
     max_events=st.integers(1, 12),
@@ -146,6 +161,13 @@ def test_any_sequence_keeps_all_promises(
     for what, fences, size in steps:
         if what == "clear":
             log.clear()
+            least = len(everything)
+            assert log.held_bytes == 0
+        elif what == "restart":
+            fence, n = (fence + fences, 0) if fences else (fence, n + 1)
+            # Stands for the event that is not kept: whoever is behind it begins anew.
+            everything.append(frame(fence, n))
+            log.restart(Position(fence, n))
             least = len(everything)
             assert log.held_bytes == 0
         else:

@@ -166,8 +166,8 @@ async def test_no_branch_is_chosen_that_is_not_there_or_while_a_turn_runs(store:
     assert await store.record(KEY) == before
 
 
-async def test_the_newest_leaf_is_found_behind_any_message(store: Store) -> None:
-    """On whichever branch; the newest where several lie behind it, itself where nothing does."""
+async def test_the_leaf_is_found_behind_any_message(store: Store) -> None:
+    """The active one where it lies behind, else the newest, and the message itself where nothing does."""
     await conversation(store, KEY, 2)
     first = await branch_of(store)
     turn = edited(first[2], "edited")
@@ -180,9 +180,13 @@ async def test_the_newest_leaf_is_found_behind_any_message(store: Store) -> None
         (first[3].id, first[3].id),
         (turn.user_message.id, turn.answer.id),
     ):
-        assert await store.newest_leaf(KEY, message_id) == leaf
-    assert await store.newest_leaf(KEY, "no-such-message") is None
-    assert await store.newest_leaf(SessionKey("acme", KEY.session_id), first[0].id) is None
+        assert await store.leaf_behind(KEY, message_id) == leaf
+    await run_turn(store, edited(first[2], "edited again"))
+    await store.choose_leaf(KEY, first[3].id)
+    assert await store.leaf_behind(KEY, first[0].id) == first[3].id
+    assert await store.leaf_behind(KEY, turn.user_message.id) == turn.answer.id
+    assert await store.leaf_behind(KEY, "no-such-message") is None
+    assert await store.leaf_behind(SessionKey("acme", KEY.session_id), first[0].id) is None
 
 
 async def test_a_message_is_found_in_its_session_only(store: Store) -> None:

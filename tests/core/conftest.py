@@ -6,7 +6,7 @@ import pytest
 
 from tests.core import world
 
-ON_BOTH = {"test_turn_ends", "test_turn_queue", "test_turn_store", "test_shutdown"}
+ON_BOTH = {"test_turn_ends", "test_turn_queue", "test_turn_store", "test_shutdown", "test_branches"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

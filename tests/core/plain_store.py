@@ -208,13 +208,13 @@ class PlainStore:
 
         return await self._do(work)
 
-    async def newest_leaf(self, key: SessionKey, message_id: str) -> str | None:
+    async def leaf_behind(self, key: SessionKey, message_id: str) -> str | None:
         def work() -> str | None:
             session = self._sessions.get(key)
             if session is None or message_id not in session.messages:
                 return None
             behind = [m for m in session.messages if message_id in (x.id for x in session.branch(m, 10**9)[0])]
-            return behind[-1]
+            return session.record.leaf_id if session.record.leaf_id in behind else behind[-1]
 
         return await self._do(work)
 

@@ -112,7 +112,7 @@ class Reader:
         self.positions: dict[str, Seen] = {}
         self._events: list[dict[str, Any]] = []
         self._frames: list[tuple[str, bytes]] = []
-        self.snapshots = 0
+        self._snapshots = 0
         self.plain: list[dict[str, Any]] = []
         self.deleted: set[str] = set()
         self._histories = histories if histories is not None else {}
@@ -156,6 +156,12 @@ class Reader:
         return state
 
     @property
+    def snapshots(self) -> int:
+        """How many snapshots were taken."""
+        self.read()
+        return self._snapshots
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         """The numbered events that were taken, in order."""
         self.read()
@@ -194,7 +200,7 @@ class Reader:
             history.saw_state(event["state"], "snapshot")
             # The history keeps it as evidence, and events change ours.
             self.states[sid] = json.loads(lines[-3].removeprefix("data: "))["state"]
-            self.snapshots += 1
+            self._snapshots += 1
         else:
             assert sid in self.states, f"{event['type']} before any snapshot"
             history.saw_event(position, frame, event, self.positions[sid])

@@ -198,6 +198,42 @@ class World:
         async with self.service.open(caller, session_id, create="durable") as live:
             return await self.service.chat(caller, live, text, **options)
 
+    async def edit(self, session_id: str, message_id: str, text: str, caller: Caller = NOBODY, **options: Any) -> str:
+        async with self.service.open(caller, session_id, create="no") as live:
+            return await self.service.edit(caller, live, message_id, text, **options)
+
+    async def regenerate(self, session_id: str, message_id: str, caller: Caller = NOBODY, **options: Any) -> str:
+        async with self.service.open(caller, session_id, create="no") as live:
+            return await self.service.regenerate(caller, live, message_id, **options)
+
+    async def choose_branch(self, session_id: str, message_id: str, caller: Caller = NOBODY) -> None:
+        async with self.service.open(caller, session_id, create="no") as live:
+            await self.service.choose_branch(live, message_id)
+
+    async def fork(
+        self, session_id: str, message_id: str, caller: Caller = NOBODY, *, title: str | None = None
+    ) -> dict[str, Any]:
+        """Fork; the new session's state."""
+        async with (
+            self.service.open(caller, session_id, create="no") as live,
+            self.service.fork(caller, live, message_id, title) as forked,
+        ):
+            return state_of(forked)
+
+    async def rate(
+        self, session_id: str, message_id: str, rating: Any, comment: str | None = None, caller: Caller = NOBODY
+    ) -> None:
+        async with self.service.open(caller, session_id, create="no") as live:
+            await self.service.rate(live, message_id, rating, comment)
+
+    async def page(
+        self, session_id: str, before: str | None, limit: int, caller: Caller = NOBODY
+    ) -> tuple[list[str], bool]:
+        """The texts of a page of messages, and whether there are older ones."""
+        async with self.service.open(caller, session_id, create="no") as live:
+            found = await self.service.page(live, before, limit)
+            return [m.content for m in found.messages], found.has_more
+
     async def system(self, session_id: str, text: str, caller: Caller = NOBODY) -> None:
         async with self.service.open(caller, session_id, create="durable") as live:
             await self.service.add_system_message(caller, live, text)

@@ -1,0 +1,46 @@
+"""What an agent is given of a conversation: as much as its model's window can hold, and every system message (spec G5).
+
+A live session holds the newest 200 messages, which nearly always is the whole conversation, or more than any window;
+then nothing is read here. Fitting what is given into the window is the agent's own work (agents/context.py).
+"""
+
+from __future__ import annotations
+
+from chatserver.agents.base import ModelSettings
+from chatserver.agents.context import TOKENS_PER_MESSAGE
+from chatserver.message import Message
+from chatserver.store.base import SessionKey, Store
+from chatserver.usage import estimate_tokens
+
+# Read at first beyond the live window, and doubled each time.
+FIRST_PAGE = 400
+# Whatever the window: who answers has no use for more, and they are held in memory while the answer runs.
+MAX_MESSAGES = 10_000
+# Of the system messages before that: they are read at every turn, and leave the less room for the conversation.
+MAX_SYSTEM_MESSAGES = 100
+
+
+async def full_history(
+    store: Store, key: SessionKey, recent: tuple[Message, ...], model: ModelSettings
+) -> tuple[Message, ...]:
+    """`recent` with what stands before it on its branch, as far as the model can hold it, oldest first.
+
+    Args:
+        recent: the newest messages of a branch that has more; at least one.
+    Raises: what the store raises. Cancelling is safe.
+    """
+    history, limit = recent, FIRST_PAGE
+    room = model.context_tokens - sum(map(_least_tokens, recent))
+    while room > 0 and (parent_id := history[0].parent_id) is not None and len(history) < MAX_MESSAGES:
+        older = await store.messages(key, leaf_id=parent_id, limit=limit)
+        room -= sum(map(_least_tokens, older))
+        history = older + history
+        limit *= 2
+    if (parent_id := history[0].parent_id) is not None:
+        history = await store.system_messages(key, leaf_id=parent_id, limit=MAX_SYSTEM_MESSAGES) + history
+    return history
+
+
+def _least_tokens(message: Message) -> int:
+    """What it takes at least: tool calls come on top of it."""
+    return TOKENS_PER_MESSAGE + estimate_tokens(message.content)
