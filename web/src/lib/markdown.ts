@@ -7,6 +7,7 @@
 
 import { Lexer, Marked, type Links, type Token, type Tokens } from "marked";
 
+import { mathExtensions, withoutOpenMath } from "./math.ts";
 import { isDataImage, isLink, sanitize } from "./sanitize.ts";
 import { texts } from "./texts.ts";
 
@@ -19,6 +20,7 @@ const INLINE_HTML = /^<\/?(?:br|sub|sup|kbd|mark|u|s|b|i|em|strong)\s*\/?>$/i;
 
 const marked = new Marked({
   gfm: true,
+  extensions: mathExtensions((text) => escapeHtml(text)),
   renderer: {
     html({ text, block }) {
       if (!block) return INLINE_HTML.test(text) ? text : escapeHtml(text);
@@ -145,7 +147,7 @@ function block(token: Token, before: Block | undefined): Block {
 
 /**
  * The last block with what is still forming left out or closed: half a fence, a bare list marker (which would flash as
- * a heading), the first rows of a table, half a link, an open `**` or backtick.
+ * a heading), the first rows of a table, half a link, a formula that has begun, an open `**` or backtick.
  */
 function tidied(last: Token | undefined, links: Links): Token[] {
   if (last === undefined) return [];
@@ -154,7 +156,7 @@ function tidied(last: Token | undefined, links: Links): Token[] {
     const code = text.replace(/(?:^|\n) {0,3}(?:`{1,}|~{1,})$/, "");
     return code === text ? [last] : [{ ...last, raw: `${last.raw}\u0000`, text: code }];
   }
-  const raw = closed(withoutForming(last.raw));
+  const raw = last.type === "mathBlock" ? last.raw : closed(withoutOpenMath(withoutForming(last.raw)));
   if (raw === last.raw) return [last];
   // The marker keeps the half-formed block apart from the finished one with the same source.
   return lex(raw, links).tokens.map((t) => ({ ...t, raw: `${t.raw}\u0000` }));

@@ -31,6 +31,12 @@ A *session* is one **conversation**. See [the docs][d] and \`code\`.
 | a    | s    |
 | b    | ms   |
 
+The sum $\\sum_i x_i$ and \\(y\\):
+
+$$
+\\int_0^1 x\\,dx
+$$
+
 \`\`\`python
 def f(x):
     return "**not bold**"
@@ -78,6 +84,8 @@ describe("a growing text", () => {
   it("shows at every cut what reading all of it anew would show", () => {
     const piece = fc.constantFrom(
       ..."# |## |- |* |1. |  |    |\n|\n\n|```|~~~|`|**|*|> |---|===|text|word word|[a]|[a]: https://a.test|<b>|<div>|\t|&amp;".split("|"),
+      ..."$ $$ \\( \\) \\[ \\] $x^2$ $$\\frac12$$".split(" "),
+      "\n$$\nx\n$$\n",
       "| a | b |\n|---|---|\n| c | d |\n",
     );
     fc.assert(
@@ -127,6 +135,10 @@ describe("a growing text", () => {
     ["See [docs](https://exa", "See docs"],
     ["It is **very imp", "It is very imp"],
     ["Call `fun", "Call fun"],
+    ["So $$\\frac{1", "So"],
+    ["So \\(a + b", "So"],
+    ["So $\\alpha + ", "So"],
+    ["It costs $5 and", "It costs $5 and"],
   ])("does not show what is still forming: %j", (source, shown) => {
     expect(text(new MarkdownBlocks().update(source, false)).trim()).toBe(shown);
   });
@@ -138,6 +150,36 @@ describe("a growing text", () => {
 
   it("shows what looks forming as it is once nothing more comes", () => {
     expect(text(new MarkdownBlocks().update("2 ** 3 and `", true)).trim()).toBe("2 ** 3 and `");
+  });
+});
+
+describe("mathematics", () => {
+  const formulas = (source: string): [string, boolean][] =>
+    [...dom(renderMarkdown(source)).querySelectorAll(".math")].map((e) => [e.textContent ?? "", e.classList.contains("display")]);
+
+  it.each([
+    ["$x^2$", [["x^2", false]]],
+    ["\\(a_1 + b_1\\) and \\[c\\]", [["a_1 + b_1", false], ["c", true]]],
+    ["$$\n\\frac{1}{2}\n$$", [["\\frac{1}{2}", true]]],
+    ["\\[\nx < y\n\\]", [["x < y", true]]],
+    ["Inline $$z$$ too", [["z", true]]],
+    ["| a |\n|---|\n| $x$ |", [["x", false]]],
+  ])("is found in %j", (source, found) => {
+    expect(formulas(source)).toEqual(found);
+  });
+
+  it.each(["$5 and $6", "a $ b $ c", "`$x$`", "```\n$$x$$\n```", "$$x\n\ny$$", "\\$x\\$"])("is not seen in %j", (source) => {
+    expect(formulas(source)).toEqual([]);
+  });
+
+  it("keeps markup inside a formula as text", () => {
+    expect(formulas("$a<img src=x onerror=alert(1)>b_i c_i$")).toEqual([["a<img src=x onerror=alert(1)>b_i c_i", false]]);
+  });
+
+  it("reads a long row of openings in no time", () => {
+    const started = performance.now();
+    renderMarkdown("\\(a \\[b $c ".repeat(3_000));
+    expect(performance.now() - started).toBeLessThan(2_000);
   });
 });
 
