@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
 from chatserver.errors import ChatServerError
-from chatserver.events import END_OF_FENCE, START, Position, SessionDeleted, encode_plain, wire
+from chatserver.events import END_OF_FENCE, START, Position, SessionDeleted
 from chatserver.live_session import LiveSession
 from chatserver.state import WINDOW_MESSAGES, ChatState, QueuedTurn
 from chatserver.store.base import SessionKey, SessionRecord, Store, StoredSession
@@ -248,7 +248,10 @@ class SessionManager:
         for live in [s for s in self._live.values() if s.record.expires_at <= now]:
             if live.removed or live.pins or live.run or live.queued or live.unsaved:
                 continue
-            self.remove(live, encode_plain(wire(SessionDeleted(live.key.session_id))))
+            if not live.provisional:
+                live.begin_fence(live.fence + 1)  # the store leaves this one out, should the session be made anew
+            live.append(SessionDeleted(live.key.session_id))
+            self.remove(live)
             ended += 1
             await self._close_tools(live)
         return ended

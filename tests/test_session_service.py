@@ -8,15 +8,18 @@ import pytest
 
 from chatserver.errors import (
     ChatServerError,
+    Conflict,
     Expired,
     Forbidden,
     InvalidFields,
+    InvalidRequest,
     NotFound,
     RateLimited,
     StoreUnavailable,
     TooLarge,
 )
 from chatserver.principal import Principal
+from chatserver.session_rules import NewSession
 from chatserver.session_service import Caller
 from tests.core.puppets import Puppet
 from tests.core.virtual import EPOCH, advance, settle, virtual
@@ -582,3 +585,141 @@ async def test_a_store_that_cannot_be_read_refuses_and_makes_nothing() -> None:
         assert len(w.manager) == 0
         w.store.mend()
         await w.touch("s")
+
+
+# --- sessions as records ---
+
+
+@virtual
+async def test_of_two_who_make_what_a_read_made_durable_one_does() -> None:
+    """Both passed the look before either commit; the second finds another session than it asked for."""
+    async with world() as w:
+        await w.touch("s")
+        gate = w.store.gate("create_session")
+
+        async def create(title: str) -> bool:
+            async with w.service.create_session(NOBODY, "s", NewSession(title=title)) as (_, made):
+                return made
+
+        first = asyncio.get_running_loop().create_task(create("one"))
+        await gate.reached.wait()
+        second = asyncio.get_running_loop().create_task(create("two"))
+        await settle()
+        gate.open()
+        assert await first is True
+        with pytest.raises(Conflict) as refused:
+            await second
+        assert refused.value.narrow_code == "session_exists"
+        assert (await w.stored("s"))["title"] == "one"  # type: ignore[index]
+
+
+@virtual
+async def test_a_change_that_changes_nothing_is_not_committed() -> None:
+    """Only what differs goes to the store and to the tabs."""
+    async with world() as w:
+        await w.system("s", "hello")
+        reader = await w.reader("s")
+        async with w.service.open(NOBODY, "s", create="no") as live:
+            calls = len(w.store.calls)
+            await w.service.change_session(NOBODY, live, {"title": "New Chat", "is_active": True, "model": None})
+            assert len(w.store.calls) == calls
+            await w.service.change_session(NOBODY, live, {"title": "Named", "is_active": True})
+            assert len(w.store.calls) == calls + 1
+        assert [e["session"] for e in reader.events if e["type"] == "session.updated"] == [{"title": "Named"}]
+
+
+@virtual
+async def test_a_message_that_comes_before_the_deletion_of_an_empty_session_saves_it() -> None:
+    """The session was empty when its deletion was asked for; what was acknowledged meanwhile is not lost."""
+    async with world() as w:
+        async with w.service.create_session(NOBODY, "s", NewSession()):
+            pass
+        gate = w.store.gate("add_message")
+        saying = asyncio.get_running_loop().create_task(w.system("s", "hello"))
+        await gate.reached.wait()
+        deleting = asyncio.get_running_loop().create_task(
+            w.service.delete_session(NOBODY, "s", force=False, missing_ok=False)
+        )
+        await settle()
+        gate.open()
+        await saying
+        with pytest.raises(InvalidRequest) as refused:
+            await deleting
+        assert refused.value.narrow_code == "session_has_messages"
+        assert (await w.stored("s"))["message_count"] == 1  # type: ignore[index]
+        await w.system("s", "still here")
+
+
+@virtual
+async def test_an_expired_session_leaves_memory_with_its_readers() -> None:
+    """Within a few seconds of its time; one whose expiry was put off meanwhile stays, and so does one that is used."""
+    async with world(unowned_session_ttl_seconds=100) as w:
+        for session_id in ("left", "kept", "held"):
+            await w.system(session_id, "hello")
+        left, kept = await w.reader("left"), await w.reader("kept")
+        await advance(60)
+        await w.system("kept", "again")
+        async with w.service.open(NOBODY, "held", create="no"):
+            await advance(46)
+            assert left.types[-1] == "session.deleted"
+            assert w.manager.peek(w.key("left")) is None
+            assert "session.deleted" not in kept.types
+            assert w.manager.peek(w.key("held")) is not None
+        await advance(6)
+        assert w.manager.peek(w.key("held")) is None
+        with pytest.raises(Expired):
+            await w.touch("left")
+        await advance(60)
+        assert kept.types[-1] == "session.deleted"
+
+
+@virtual
+async def test_a_running_turn_keeps_its_expired_session() -> None:
+    """It ends as it would have, and then the session leaves."""
+    async with world(unowned_session_ttl_seconds=100, expired_keep_seconds=1, eviction_interval_seconds=10) as w:
+        reader = await w.reader("s")
+        await w.chat("s", "hello")
+        await settle()
+        await advance(200)
+        assert reader.state["is_processing"]
+        w.puppet.last.say("the end")
+        w.puppet.last.end()
+        await settle()
+        stored = await w.stored("s")
+        assert stored is not None, "purged under its turn"
+        assert stored["messages"][1]["content"] == "the end"
+        await advance(30)
+        assert reader.types[-1] == "session.deleted"
+        assert await w.record("s") is None
+
+
+@virtual
+async def test_a_store_that_is_away_is_purged_the_next_time() -> None:
+    """Maintenance goes on, and says so."""
+    async with world(unowned_session_ttl_seconds=10, expired_keep_seconds=1, eviction_interval_seconds=10) as w:
+        await w.system("s", "hello")
+        w.store.break_("purge_expired")
+        await advance(40)
+        assert "expired_sessions_not_purged" in w.log.events()
+        assert await w.record("s") is not None
+        w.store.mend()
+        await advance(20)
+        assert await w.record("s") is None
+
+
+@virtual
+async def test_lists_are_of_ones_own_and_never_of_nobodys() -> None:
+    """Titles, searches, projects and numbers: another visitor's, another tenant's and nobody's are in none."""
+    acme = visitor("alice", tenant="acme")
+    async with world() as w:
+        for caller in (ALICE, BOB, acme, NOBODY):
+            await w.system(f"of {caller.principal.user_id} {caller.principal.tenant}".replace(" ", "-"), "word", caller)
+        for caller, expected in ((ALICE, "of-alice-public"), (BOB, "of-bob-public"), (acme, "of-alice-acme")):
+            for query in (None, "word"):
+                found = await w.service.list_sessions(caller, query=query, limit=10)
+                assert [s.record.key.session_id for s in found] == [expected]
+            assert [p.sessions for p in await w.service.list_projects(caller)] == [1]
+            assert (await w.service.session_stats(caller, "default")).total_sessions == 1
+        assert await w.service.list_sessions(NOBODY, limit=10) == ()
+        assert await w.service.list_projects(NOBODY) == ()
+        assert (await w.service.session_stats(NOBODY, "default")).total_sessions == 0

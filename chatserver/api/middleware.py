@@ -20,6 +20,8 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 # Set by handlers as soon as they know it; told in every answer (spec S1).
 SESSION_ID: web.RequestKey[str] = web.RequestKey("session_id", str)
 
+# What pages of other origins may read of an answer (Fetch standard, §3.2.3).
+_EXPOSED = "X-Session-ID, X-Request-ID, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Link"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -153,7 +155,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     if origin is not None and origin in services(request).settings.cors_origins:
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Allow-Credentials"] = "true"
-        headers["Access-Control-Expose-Headers"] = "X-Session-ID, X-Request-ID, Retry-After"
+        headers["Access-Control-Expose-Headers"] = _EXPOSED
         headers.add("Vary", "Origin")
 
 
