@@ -122,6 +122,7 @@ class Caller(asyncio.Protocol):
         self._buffer = b""
         self._expected = -1
         self._answer: asyncio.Future[bytes] | None = None
+        self.lost = False
 
     @classmethod
     async def open(cls, server: Server) -> Caller:
@@ -151,6 +152,7 @@ class Caller(asyncio.Protocol):
                 future.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
         self._fail(f"the server closed the connection: {error!r}")
 
     def _fail(self, why: str) -> None:
@@ -260,6 +262,7 @@ class Load:
 
     async def chat_all(self, session_ids: Sequence[str], message: str) -> None:
         """Send a message to each session, over all callers at once."""
+        await self._mend_callers()
         waiting = iter(session_ids)
 
         async def drive(caller: Caller) -> None:
@@ -267,6 +270,13 @@ class Load:
                 await caller.chat(session_id, message)
 
         await asyncio.gather(*(drive(caller) for caller in self.callers[: len(session_ids)]))
+
+    async def _mend_callers(self) -> None:
+        """Open those anew that the server has closed: it waits neither for ever for a first request nor for a next."""
+        lost = [n for n, caller in enumerate(self.callers) if caller.lost]
+        fresh = await in_batches([lambda: Caller.open(self.server)] * len(lost))
+        for n, caller in zip(lost, fresh, strict=True):
+            self.callers[n] = caller
 
     async def round(self, session_ids: Sequence[str], message: str) -> None:
         """One turn in each session; returns when every open stream has seen its end.
