@@ -22,12 +22,16 @@ from pathlib import Path
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
+from chatserver.accounts import Accounts
 from chatserver.agents_setup import Agents, assemble
 from chatserver.api import middleware
 from chatserver.api.page import PAGE, load_page
 from chatserver.api.routes import add_routes
 from chatserver.api.server import GuardedRunner
 from chatserver.api.services import SERVICES, Services
+from chatserver.auth.issuer import ExternalIssuer
+from chatserver.auth.passwords import Passwords
+from chatserver.auth.tokens import TokenSigner
 from chatserver.auth.visitors import KEY_BYTES, VisitorSigner, load_key
 from chatserver.auto_naming import AutoNaming
 from chatserver.clock import Clock, SystemClock
@@ -35,6 +39,7 @@ from chatserver.config import Settings
 from chatserver.errors import StartupError
 from chatserver.session_manager import SessionManager
 from chatserver.session_service import SessionService
+from chatserver.store.accounts import AccountStore
 from chatserver.store.base import SessionKey
 from chatserver.store.sql import open_store
 from chatserver.streams.hub import StreamHub
@@ -115,11 +120,16 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         sessions = SessionService(settings, clock, store, manager, turns, catalog)
         hub = StreamHub(settings, clock)
 
+        accounts = await stack.enter_async_context(
+            _accounts(settings, clock, store.accounts, supervisor, log, in_memory=in_memory)
+        )
+
         interrupted = await turns.recover()
         if interrupted:
             log.warning("turns_interrupted_by_crash", turns=interrupted)
         supervisor.start(manager.run(), "maintenance")
         supervisor.start(hub.run(), "pings")
+        supervisor.start(accounts.run(hub.look_at_leases), "accounts")
         turn_supervisor.start(turns.checkpoints(), "checkpoints")
         services = Services(
             settings=settings,
@@ -132,6 +142,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             catalog=catalog,
             tools=agents.tools,
             visitors=VisitorSigner(key),
+            accounts=accounts,
             log=log,
         )
         try:
@@ -139,6 +150,40 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         finally:
             await turns.drain(0)
             hub.goodbye("shutdown")
+
+
+@asynccontextmanager
+async def _accounts(
+    settings: Settings,
+    clock: Clock,
+    store: AccountStore,
+    supervisor: Supervisor,
+    log: FilteringBoundLogger,
+    *,
+    in_memory: bool,
+) -> AsyncIterator[Accounts]:
+    """Accounts over their store, with what was revoked; the threads for passwords end with the block."""
+    key = secrets.token_bytes(KEY_BYTES) if in_memory else load_key(settings.data_dir / "token.key")
+    issuer = settings.issuer
+    passwords = Passwords(
+        memory_kib=settings.password_memory_kib,
+        rounds=settings.password_rounds,
+        waiting=settings.max_waiting_logins,
+    )
+    try:
+        accounts = Accounts(
+            settings,
+            clock,
+            store,
+            passwords,
+            TokenSigner(key, clock),
+            ExternalIssuer(issuer, clock, supervisor, log) if issuer is not None else None,
+            log,
+        )
+        await accounts.load()
+        yield accounts
+    finally:
+        await passwords.close()
 
 
 def make_application(services: Services) -> web.Application:

@@ -1,17 +1,22 @@
-"""The command line: `serve` and `chat`. Each command's work is elsewhere and imported when it is run."""
+"""The command line: `serve`, `chat` and `users`. Each command's work is elsewhere and imported when it is run."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
 
 import chatserver
-from chatserver.errors import StartupError
+from chatserver.errors import ChatServerError, StartupError
+
+if TYPE_CHECKING:
+    from chatserver.config import Settings
 
 # sysexits.h: what is wrong is the configuration, not this program.
 EX_CONFIG = 78
@@ -39,14 +44,26 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     import uvloop
 
     from chatserver.app import run_server
-    from chatserver.config import load
     from chatserver.logs import make_log
 
-    try:
-        settings = load(config_file, **flags)
+    with _refusals():
+        settings = _settings(config_file, **flags)
         log = make_log(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, log))
+
+
+def _settings(config_file: Path | None, **flags: Any) -> Settings:
+    from chatserver.config import load
+
+    return load(config_file, **flags)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Say in one line what is wrong, and end with the status that says whose it is to mend."""
+    try:
+        yield
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             place = ".".join(str(p) for p in problem["loc"]) or "settings"
@@ -56,6 +73,92 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     except StartupError as error:
         click.echo(f"chatserver: {error.detail}", err=True)
         sys.exit(EX_CONFIG)
+    except ChatServerError as error:
+        click.echo(f"chatserver: {error.detail}", err=True)
+        sys.exit(1)
+
+
+@main.group()
+def users() -> None:
+    """Make, list and change the users of a server, running or not."""
+
+
+_CONFIG = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="Settings file.  [default: ./chatserver.toml]"
+)
+_DATA_DIR = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder of the database.  [default: ./data]"
+)
+_TENANT = click.option("--tenant", default="public", show_default=True, help="The user's organisation.")
+_STDIN = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+
+
+@users.command("add")
+@click.argument("name")
+@_TENANT
+@click.option("--admin", is_flag=True, help="Give the scope `admin`.")
+@_STDIN
+@_DATA_DIR
+@_CONFIG
+def users_add(
+    name: str, tenant: str, admin: bool, password_stdin: bool, data_dir: Path | None, config_file: Path | None
+) -> None:
+    """Make a user; the password is asked for."""
+    from chatserver import users_command
+
+    with _refusals():
+        settings = _settings(config_file, data_dir=data_dir)
+        scopes = frozenset({"admin"} if admin else ())
+        click.echo(users_command.line_of(users_command.add(settings, tenant, name, _password(password_stdin), scopes)))
+
+
+@users.command("list")
+@_DATA_DIR
+@_CONFIG
+def users_list(data_dir: Path | None, config_file: Path | None) -> None:
+    """Show the users: tenant, name, state, scopes, id, date."""
+    from chatserver import users_command
+
+    with _refusals():
+        settings = _settings(config_file, data_dir=data_dir)
+        users_command.listed(settings, lambda user: click.echo(users_command.line_of(user)))
+
+
+@users.command("passwd")
+@click.argument("name")
+@_TENANT
+@_STDIN
+@_DATA_DIR
+@_CONFIG
+def users_passwd(name: str, tenant: str, password_stdin: bool, data_dir: Path | None, config_file: Path | None) -> None:
+    """Give a user a new password, which logs them out everywhere."""
+    from chatserver import users_command
+
+    with _refusals():
+        settings = _settings(config_file, data_dir=data_dir)
+        click.echo(users_command.line_of(users_command.passwd(settings, tenant, name, _password(password_stdin))))
+
+
+@users.command("disable")
+@click.argument("name")
+@_TENANT
+@click.option("--undo", is_flag=True, help="Let the user in again.")
+@_DATA_DIR
+@_CONFIG
+def users_disable(name: str, tenant: str, undo: bool, data_dir: Path | None, config_file: Path | None) -> None:
+    """Keep a user out: logs them out everywhere, and lets nobody in by that name."""
+    from chatserver import users_command
+
+    with _refusals():
+        settings = _settings(config_file, data_dir=data_dir)
+        click.echo(users_command.line_of(users_command.disable(settings, tenant, name, disabled=not undo)))
+
+
+def _password(from_stdin: bool) -> str:
+    """The new password: a line of standard input, or asked for twice without showing it."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
 @main.command()

@@ -33,6 +33,8 @@ SESSION_PLACEHOLDER = "{session}"
 # What a browser sends as Origin (RFC 6454 §6.2); anything else in the list would match nothing, silently.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+# No `/`, `:` or `@`: keys are put together with those.
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class _Part(BaseModel):
@@ -119,6 +121,47 @@ class McpServerConfig(_Part):
         return self
 
 
+class IssuerConfig(_Part):
+    """The `[issuer]` table: somebody else's login, whose tokens are accepted."""
+
+    issuer: str = Field(min_length=1, description="what its tokens say in `iss`, to the letter")
+    audience: str = Field(min_length=1, description="what its tokens for this server say in `aud`")
+    jwks_url: str = Field(description="address of its public keys; https, or http on this host")
+    user_claim: str = Field("sub", min_length=1, description="claim that names the user")
+    tenant_claim: str | None = Field(
+        None, description="claim that names the tenant; unset: all its users are in `tenant`"
+    )
+    tenant: str = Field("external", description="tenant of its users where no claim names one")
+    keys_cache_seconds: Seconds = Field(
+        600, description="how long its keys are used without asking again: so long a withdrawn key stays good"
+    )
+
+    @field_validator("issuer")
+    @classmethod
+    def _not_ours(cls, value: str) -> str:
+        if value == "chatserver":
+            raise ValueError("'chatserver' is what this server's own tokens say")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _safe_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme == "https" and parts.hostname:
+            return value
+        # Who can change the keys on their way can be anybody.
+        if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost"):
+            return value
+        raise ValueError("jwks_url begins with https:// (http:// is for this host only)")
+
+    @field_validator("tenant")
+    @classmethod
+    def _plain_tenant(cls, value: str) -> str:
+        if not TENANT.fullmatch(value):
+            raise ValueError("a tenant is 1 to 64 of A-Z a-z 0-9 . _ -")
+        return value
+
+
 class Settings(BaseSettings):
     """Everything an operator can set."""
 
@@ -168,6 +211,32 @@ class Settings(BaseSettings):
         0.008, description="pause after each few words of the embedded agent's answer, so that it can be read along"
     )
 
+    # Accounts
+    auth: Literal["optional", "required"] = Field(
+        "optional", description="whether callers who are not logged in may do anything"
+    )
+    registration: Literal["open", "closed"] = Field("open", description="whether people may make accounts themselves")
+    token_lifetime_seconds: Annotated[float, Field(ge=1, le=366 * 86400)] = Field(
+        7 * 86400, description="a login lasts this long; revocations are kept as long"
+    )
+    login_attempts_per_minute: Count = Field(
+        10, description="at one name, right or wrong, from everywhere: guessing takes years, and a person never notices"
+    )
+    login_attempts_per_address_per_minute: Count = Field(
+        30, description="logins and registrations from one address: many people may share it"
+    )
+    password_min_chars: Annotated[int, Field(ge=8, le=64)] = Field(
+        8, description="of a new password (NIST SP 800-63B asks for 8 at the least)"
+    )
+    password_memory_kib: Annotated[int, Field(ge=8)] = Field(
+        65536, description="memory of one argon2id hash (64 MiB, RFC 9106 §4); two are computed at once"
+    )
+    password_rounds: Count = Field(3, description="passes over that memory (RFC 9106 §4)")
+    max_waiting_logins: Count = Field(
+        64, description="logins waiting for a hash: some five seconds of work; over it 503"
+    )
+    issuer: IssuerConfig | None = Field(None, description="an external login whose tokens are accepted")
+
     # Sessions
     auto_create: bool = Field(True, description="whether the live endpoints create a session that does not exist")
     user_session_ttl_seconds: Seconds = Field(
@@ -180,6 +249,9 @@ class Settings(BaseSettings):
     )
     session_creations_per_minute: Count = Field(
         20, description="per principal, or per address for callers without identity"
+    )
+    session_creations_per_address_per_minute: Count = Field(
+        100, description="by visitors from one address: whoever drops the cookie is a new visitor"
     )
     session_creations_global_per_minute: Count = Field(
         6000, description="of all together: 100 a second is far above people and far below the store"
@@ -261,6 +333,9 @@ class Settings(BaseSettings):
     max_streams: Count = Field(20_000, description="open streams of this process; over it 503")
     max_streams_per_principal: Count = Field(
         100, description="per principal, or per address for callers without identity; over it 429"
+    )
+    max_streams_per_address: Count = Field(
+        1000, description="of visitors from one address, who may be an office; over it 429"
     )
     max_streams_per_session: Count = Field(500, description="per session; over it 429")
     max_sessions_per_stream: Count = Field(200, description="sessions multiplexed over one connection")

@@ -8,6 +8,7 @@ An error carries a `code` (stable, documented in docs/errors.md, safe to show) a
     │   └── InvalidFields       … and these fields are why
     ├── NotFound                no such thing, or not for this caller to know
     ├── Expired                 it existed and its time is over
+    ├── Unauthorized            who asks has not shown who they are
     ├── Forbidden               it exists and belongs to somebody else
     ├── Conflict                it clashes with what is there now
     ├── TooLarge                over a size limit
@@ -79,6 +80,11 @@ class NotFound(ChatServerError):
 class Expired(ChatServerError):
     code = "session_expired"
     title = "The session has expired"
+
+
+class Unauthorized(ChatServerError):
+    code = "login_required"
+    title = "Not logged in"
 
 
 class Forbidden(ChatServerError):

@@ -42,7 +42,6 @@ class LiveSession:
         "last_used",
         "log",
         "n",
-        "owner",
         "pins",
         "provisional",
         "queued",
@@ -67,7 +66,6 @@ class LiveSession:
         self._monotonic = monotonic
         self.key = record.key
         self.record = record
-        self.owner = record.owner
         self.state = state
         self.log = log
         self.provisional = provisional

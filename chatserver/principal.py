@@ -24,5 +24,10 @@ class Principal:
         """What a session made by this caller is owned by: `kind:id`, or None (unowned)."""
         return None if self.user_id is None else f"{self.kind}:{self.user_id}"
 
+    @property
+    def counted_as(self) -> str | None:
+        """What limits and streams know this caller by; None for a caller with no identity."""
+        return None if self.user_id is None else f"{self.tenant}/{self.owner}"
+
 
 ANONYMOUS = Principal(PUBLIC_TENANT, "none", None)

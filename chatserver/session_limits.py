@@ -23,8 +23,14 @@ class Caller:
     @property
     def counted_as(self) -> str:
         """What per-caller limits count by."""
-        principal = self.principal
-        return f"{principal.tenant}/{principal.owner}" if principal.owner else f"{principal.tenant}@{self.address}"
+        return self.principal.counted_as or f"{self.principal.tenant}@{self.address}"
+
+    @property
+    def counted_too(self) -> str | None:
+        """The address of a visitor: whoever opens the page without its cookie is a new one, so limits that count
+        visitors alone would be none. None for others: users are made slowly, and who has no identity counts so
+        already."""
+        return self.address if self.principal.kind == "visitor" else None
 
 
 class SessionLimits:
@@ -34,6 +40,13 @@ class SessionLimits:
         minute, now = 60.0, clock.monotonic
         self._creations = RateLimiter(
             "sessions created", settings.session_creations_per_minute, minute, now, code="session_creation_limited"
+        )
+        self._address_creations = RateLimiter(
+            "sessions created by visitors of this address",
+            settings.session_creations_per_address_per_minute,
+            minute,
+            now,
+            code="session_creation_limited",
         )
         self._all_creations = RateLimiter(
             "sessions created by everybody",
@@ -52,6 +65,8 @@ class SessionLimits:
     def creation(self, caller: Caller) -> None:
         """V1: a session is about to be made (`session_creation_limited`)."""
         self._creations.hit(caller.counted_as)
+        if (address := caller.counted_too) is not None:
+            self._address_creations.hit(address)
         self._all_creations.hit("all")
 
     def message(self, caller: Caller) -> None:

@@ -99,6 +99,11 @@ class SessionManager:
                 continue
             return await self._load(key)
 
+    async def loaded(self, tenant: str) -> None:
+        """Wait until the loads of that tenant's sessions that are under way now have ended."""
+        if loads := [load for key, load in self._loading.items() if key.tenant == tenant]:
+            await asyncio.wait(loads)
+
     async def _load(self, key: SessionKey) -> LiveSession | None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loading[key] = done

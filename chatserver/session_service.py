@@ -308,6 +308,16 @@ class SessionService:
             raise _no_session(session_id)
         return deleted
 
+    async def adopt(self, visitor: Principal, user: Principal) -> int:
+        """S6: the sessions of the browser's visitor pass to the user who logged in; how many.
+
+        Nothing where there is no visitor, or where the user is of another tenant: a session never leaves its tenant.
+        Raises what the store raises. Cancelling is safe: it goes on.
+        """
+        if visitor.kind != "visitor" or visitor.tenant != user.tenant or visitor.owner is None or user.owner is None:
+            return 0
+        return await self._turns.adopt(user.tenant, visitor.owner, user.owner)
+
     # --- lists, and what has been said ---
 
     async def list_sessions(

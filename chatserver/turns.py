@@ -30,6 +30,7 @@ from chatserver.live_session import LiveSession
 from chatserver.message import Message
 from chatserver.new_turn import NewTurn, OnBusy, principal_of
 from chatserver.run import Run
+from chatserver.session_adoption import SessionAdoption
 from chatserver.session_changes import SessionChanges, check_there, new_message
 from chatserver.session_deletion import SessionDeletion
 from chatserver.session_manager import SessionManager
@@ -79,6 +80,7 @@ class TurnRunner:
         self._queue = TurnQueue(clock, store, self.changes)
         self._ends = TurnEnds(clock, store, manager, log)
         self.branches = Branches(store, manager, self._under_way, self._ends)
+        self._adoption = SessionAdoption(clock, store, manager)
         self._deletion = SessionDeletion(settings, store, manager, servers, self._ends, self._queue)
         pace = FlushPace(settings.flush_interval_seconds, settings.flush_interval_busy_seconds)
         self._checkpoints = Checkpoints(store, pace, log)
@@ -260,6 +262,10 @@ class TurnRunner:
         Raises: InvalidRequest (`session_has_messages`), and what the store raises; the session stays then.
         """
         return await self._under_way.protect(live, self._deletion.delete(live, force=force), "delete")
+
+    async def adopt(self, tenant: str, from_owner: str, to_owner: str) -> int:
+        """Give all sessions of one owner to another; see `SessionAdoption`."""
+        return await self._under_way.protect(None, self._adoption.adopt(tenant, from_owner, to_owner), "adopt")
 
     # --- start, checkpoints, stop ---
 

@@ -39,8 +39,8 @@ class UnderWay:
         self.draining = False
         self.closing = False  # the drain's time is over: what starts now is interrupted at once
 
-    async def protect(self, live: LiveSession, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Run a change of a session to its end even if the caller goes away.
+    async def protect(self, live: LiveSession | None, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Run a change of a session (of several where None) to its end even if the caller goes away.
 
         Raises: Draining where the server is closing, and what `work` raises.
         Cancelling the caller is safe: the change goes on, pinned, in a task of its own.
@@ -50,7 +50,8 @@ class UnderWay:
         except Unavailable:
             work.close()
             raise Draining() from None
-        live.pins += 1
+        if live is not None:
+            live.pins += 1
         self._changes += 1
         self._idle.clear()
         task.add_done_callback(lambda _: self._changed(live))
@@ -65,8 +66,9 @@ class UnderWay:
             raise result.error
         return result
 
-    def _changed(self, live: LiveSession) -> None:
-        self._manager.unpin(live)
+    def _changed(self, live: LiveSession | None) -> None:
+        if live is not None:
+            self._manager.unpin(live)
         self._changes -= 1
         self._check_idle()
 

@@ -22,7 +22,7 @@ from chatserver.api import problems
 from chatserver.api.commands import COMMANDS
 from chatserver.api.routes import ROUTES
 from chatserver.cli import main
-from chatserver.config import McpServerConfig, ModelConfig, Settings, load
+from chatserver.config import IssuerConfig, McpServerConfig, ModelConfig, Settings, load
 from chatserver.state import ChatState
 from tests.checker import Checker
 from tests.docs_source import DOCS, ROOT, Block, blocks, codes_in_source, pages, rows, section
@@ -55,11 +55,13 @@ def _shown(default: Any) -> str:
     [
         (ModelConfig, ["A model: [[models]]"]),
         (McpServerConfig, ["A tool server: [[mcp_servers]]"]),
+        (IssuerConfig, ["An external login: [issuer]"]),
         (
             Settings,
             [
                 "Where it listens and keeps its data",
                 "Agents, models and tools",
+                "Accounts",
                 "Sessions",
                 "Turns",
                 "Tools",
@@ -85,13 +87,13 @@ def test_every_setting_is_documented_with_its_default(model: type[BaseModel], he
 
 def test_every_flag_of_every_command_is_documented() -> None:
     """`serve` in configuration.md, the others on the page of what they do."""
-    pages_by_command = {"serve": "configuration.md", "chat": "chat-client.md"}
+    pages_by_command = {"serve": "configuration.md", "chat": "chat-client.md", "users": "accounts.md"}
 
     assert isinstance(main, click.Group)
     for name, command in main.commands.items():
         text = (DOCS / pages_by_command[name]).read_text()
-        for parameter in command.params:
-            for flag in parameter.opts:
+        for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+            for flag in [flag for parameter in each.params for flag in parameter.opts]:
                 assert flag in text, f"{pages_by_command[name]} does not mention {flag} of {name}"
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from chatserver.api import problems
+from chatserver.api.identity import identify
 from chatserver.api.reading import SESSION_HEADER
 from chatserver.api.services import services
 from chatserver.errors import ChatServerError, Forbidden, Misdirected
@@ -22,6 +23,9 @@ SESSION_ID: web.RequestKey[str] = web.RequestKey("session_id", str)
 
 # What pages of other origins may read of an answer (Fetch standard, §3.2.3).
 _EXPOSED = "X-Session-ID, X-Request-ID, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Link"
+# Resources that answer whoever asks; the URL table says which.
+OPEN: web.AppKey[frozenset[web.AbstractResource | None]] = web.AppKey("open")
+
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -32,6 +36,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         refuse_foreign_host(request)
         refuse_cross_site(request)
+        if request.match_info.route.resource not in request.app[OPEN] and request.method != "OPTIONS":
+            await identify(request)
         return await handler(request)
     except ChatServerError as error:
         return _refusal(request, problems.response(error, request_id))

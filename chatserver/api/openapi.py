@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 
 import chatserver
 from chatserver.api import answer_schemas, problems
+from chatserver.api.identity import TOKEN_COOKIE
 from chatserver.api.reading import SESSION_HEADER, VISITOR_COOKIE
 from chatserver.api.route import EVENT_STREAM, JSON, Route
 from chatserver.events import OPTIONAL, Event
@@ -94,11 +95,23 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
                     "in": "cookie",
                     "name": VISITOR_COOKIE,
                     "description": "A browser without an account, known by the cookie that the page sets.",
-                }
+                },
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A user, by the token of a login here or at the configured issuer.",
+                },
+                "login": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": TOKEN_COOKIE,
+                    "description": "A user, by the cookie that a login sets.",
+                },
             },
         },
-        # Without either, a caller is nobody, and can use the sessions that nobody owns.
-        "security": [{}, {"visitor": []}],
+        # Without any, a caller is nobody, and can use the sessions that nobody owns.
+        "security": [{}, {"visitor": []}, {"token": []}, {"login": []}],
     }
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from chatserver.api.identity import drop_token_cookie, token_of
 from chatserver.api.reading import VISITOR_COOKIE, is_secure
 from chatserver.api.services import services
+from chatserver.errors import Unauthorized, Unavailable
 
 # A page many times ours; more is a wrong folder.
 MAX_PAGE_BYTES = 32 << 20
@@ -101,9 +103,17 @@ async def index(request: web.Request) -> web.Response:
             "Referrer-Policy": "same-origin",
         },
     )
-    visitors = services(request).visitors
+    try:
+        await token_of(request)
+    except Unauthorized:
+        drop_token_cookie(request, response)  # the login has ended: the page goes on without
+        response.headers["Cache-Control"] = "no-store"
+    except Unavailable:
+        pass  # its issuer is away; whether it is good, the API will say
+    app = services(request)
+    visitors = app.visitors
     cookie = request.cookies.get(VISITOR_COOKIE)
-    if cookie is None or visitors.read(cookie) is None:
+    if app.settings.auth == "optional" and (cookie is None or visitors.read(cookie) is None):
         response.headers["Cache-Control"] = "no-store"  # a cache between must not give one visitor's cookie to another
         _, value = visitors.new()
         response.set_cookie(

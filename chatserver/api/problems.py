@@ -20,6 +20,7 @@ _STATUSES: dict[type[e.ChatServerError], int] = {
     e.InvalidFields: 422,
     e.NotFound: 404,
     e.Expired: 410,
+    e.Unauthorized: 401,
     e.Forbidden: 403,
     e.Conflict: 409,
     e.TooLarge: 413,
@@ -82,6 +83,10 @@ def response(error: e.ChatServerError, request_id: str) -> web.Response:
             headers["RateLimit-Reset"] = str(error.retry_after_seconds)
     elif status == 503:
         headers["Retry-After"] = "2"
+    elif status == 401:
+        # RFC 6750 §3: a reason only where something was brought that is not good.
+        bad = error.narrow_code.startswith("token_")
+        headers["WWW-Authenticate"] = 'Bearer realm="chatserver"' + (', error="invalid_token"' if bad else "")
     errors = [{"loc": f.loc, "msg": f.msg} for f in error.errors] if isinstance(error, e.InvalidFields) else None
     data = body(status, error.narrow_code, error.title, clean(error.detail), request_id, errors)
     return web.Response(status=status, body=data, content_type=CONTENT_TYPE, headers=headers)

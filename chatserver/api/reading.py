@@ -24,7 +24,6 @@ from chatserver.errors import (
     UnsupportedMedia,
 )
 from chatserver.events import Position
-from chatserver.principal import ANONYMOUS, PUBLIC_TENANT, Principal
 from chatserver.session_service import Caller
 
 VISITOR_COOKIE = "chatserver_visitor"
@@ -32,6 +31,8 @@ SESSION_COOKIE = "session_id"
 SESSION_HEADER = "X-Session-ID"
 # pydantic names every wrong item of a long list; a person reads the first few.
 MAX_FIELD_ERRORS = 20
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -110,11 +111,8 @@ def session_id_of(request: web.Request, in_body: str | None = None) -> str | Non
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Who asks: a visitor by its signed cookie, or nobody."""
-    cookie = request.cookies.get(VISITOR_COOKIE)
-    visitor_id = services(request).visitors.read(cookie) if cookie is not None else None
-    principal = ANONYMOUS if visitor_id is None else Principal(PUBLIC_TENANT, "visitor", visitor_id)
-    return Caller(principal, address_of(request))
+    """Who asks; chatserver.api.identity found out before the handler began."""
+    return request[CALLER]
 
 
 def address_of(request: web.Request) -> str:

@@ -22,6 +22,7 @@ class Route(NamedTuple):
         answer: the type of a success: a TypedDict of answer_schemas.py, or a union of them.
         statuses: of a success.
         content: media type of a success; `answer` of an event stream is the type of its events' data.
+        open: answers whoever asks, also where `auth = "required"` or a token is not good; all routes of a path agree.
     """
 
     method: str
@@ -32,3 +33,4 @@ class Route(NamedTuple):
     answer: Any = None
     statuses: tuple[int, ...] = (200,)
     content: str = JSON
+    open: bool = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from chatserver.api import answer_schemas as a
+from chatserver.api import account_schemas as u
 from chatserver.api import (
+    accounts,
     chat,
     llm_sessions,
     messages,
@@ -19,6 +20,7 @@ from chatserver.api import (
     session,
     stream,
 )
+from chatserver.api import answer_schemas as a
 from chatserver.api import message_schemas as m
 from chatserver.api import record_schemas as r
 from chatserver.api import schemas as s
@@ -35,8 +37,8 @@ _SESSION = f"{_SESSIONS}/{{session_id}}"
 _LLM = "/api/llm/sessions"
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/health", ops.health, answer=a.Health),
-    Route("GET", "/health/ready", ops.ready, answer=a.Ready),
+    Route("GET", "/health", ops.health, answer=a.Health, open=True),
+    Route("GET", "/health/ready", ops.ready, answer=a.Ready, open=True),
     Route("POST", "/api/chat", chat.chat, body=s.ChatBody, answer=a.StateAfterChat),
     Route("GET", "/api/state", chat.state, query=s.SessionQuery, answer=a.State),
     Route(
@@ -111,11 +113,23 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{_LLM}/{{session_id}}", llm_sessions.get, query=r.LlmGetQuery, answer=a.LlmGot),
     Route("PUT", f"{_LLM}/{{session_id}}", llm_sessions.put, body=r.LlmUpdateBody, answer=a.LlmChanged),
     Route("DELETE", f"{_LLM}/{{session_id}}", llm_sessions.delete, answer=a.LlmDeletion),
+    Route(
+        "POST",
+        "/api/auth/register",
+        accounts.register,
+        body=u.RegisterBody,
+        answer=u.LoggedIn,
+        statuses=(201,),
+        open=True,
+    ),
+    Route("POST", "/api/auth/login", accounts.login, body=u.LoginBody, answer=u.LoggedIn, open=True),
+    Route("POST", "/api/auth/logout", accounts.logout, answer=u.LoggedOut, open=True),
+    Route("GET", "/api/auth/me", accounts.me, answer=u.Me, open=True),
     Route("GET", "/api/models", models.models, answer=a.Models),
-    Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi),
-    Route("GET", "/docs", openapi_page.docs, content=HTML),
-    Route("GET", "/", page.index, content=HTML),
-    Route("GET", "/{path:(?!api/|health/)[^/].*}", page.asset, content=ANY_FILE),
+    Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi, open=True),
+    Route("GET", "/docs", openapi_page.docs, content=HTML, open=True),
+    Route("GET", "/", page.index, content=HTML, open=True),
+    Route("GET", "/{path:(?!api/|health/)[^/].*}", page.asset, content=ANY_FILE, open=True),
 )
 
 
@@ -135,3 +149,4 @@ def add_routes(app: web.Application) -> None:
         resource.add_route(route.method, route.handler)
         if route.method == "GET" and not route.path.endswith("stream"):
             resource.add_route("HEAD", route.handler)
+    app[middleware.OPEN] = frozenset(resources[route.path] for route in ROUTES if route.open)

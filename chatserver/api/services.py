@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
+from chatserver.accounts import Accounts
 from chatserver.agents.base import ToolServers
 from chatserver.agents.catalog import Catalog
 from chatserver.auth.visitors import VisitorSigner
@@ -33,6 +34,7 @@ class Services:
     catalog: Catalog
     tools: ToolServers
     visitors: VisitorSigner
+    accounts: Accounts
     log: FilteringBoundLogger
 
 

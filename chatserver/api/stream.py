@@ -15,6 +15,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp_sse import EventSourceResponse
 
 from chatserver.api.answers import json_response, tell_session
+from chatserver.api.identity import lease_of
 from chatserver.api.reading import caller_of, read_body, resume_point, session_id_of
 from chatserver.api.schemas import StreamBody
 from chatserver.api.services import Services, services
@@ -22,7 +23,7 @@ from chatserver.errors import FieldError, InvalidFields, InvalidRequest, NotFoun
 from chatserver.events import Position, SessionDeleted, encode_plain, wire
 from chatserver.live_session import LiveSession
 from chatserver.session_service import SESSION_ID, Caller
-from chatserver.streams.subscriber import Connection, StateView, Subscription
+from chatserver.streams.subscriber import Connection, StateView, Subscription, goodbye_frame
 
 # Unsent bytes that the kernel takes for one stream: more than a burst of tokens, less than a backlog.
 KERNEL_UNSENT_BYTES = 128 << 10
@@ -124,6 +125,8 @@ async def _prepare(request: web.Request, app: Services) -> tuple[EventStream, Co
         TransportSink(request, response),
         stall_seconds=app.settings.stall_timeout_seconds,
         backlog_bytes=app.settings.subscriber_backlog_bytes,
+        holder=caller_of(request).principal.counted_as,
+        lease=lease_of(request),
     )
     return response, connection
 
@@ -135,12 +138,12 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     view = request.query.get("format", "events")
     if view not in ("events", "state"):
         raise InvalidFields([FieldError(("format",), "must be 'events' or 'state'")])
-    with app.hub.place(caller.counted_as):
+    with app.hub.place(caller.counted_as, caller.counted_too):
         async with app.sessions.open(caller, session_id_of(request), create="provisional") as live:
             tell_session(request, live)
             app.sessions.check_subscribers(live)
             response, connection = await _prepare(request, app)
-            states = _follow(live, connection, app, view, after)
+            states = _follow(live, caller, connection, app, view, after)
         # Its subscriber keeps the session live now: the pin may go, and with it what looked the session up.
         with app.hub.joined(connection):
             if states is None:
@@ -154,11 +157,14 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
 
 
 def _follow(
-    live: LiveSession, connection: Connection, app: Services, view: str, after: Position | None
+    live: LiveSession, caller: Caller, connection: Connection, app: Services, view: str, after: Position | None
 ) -> StateView | None:
     """Subscribe; gives the view that has to be served, where it is not the connection itself."""
     if live.removed:  # deleted while the headers went out
         connection.send(encode_plain(wire(SessionDeleted(live.key.session_id))))
+        connection.end()
+    elif live.record.owner != caller.principal.owner:  # its visitor logged in while the headers went out
+        connection.send(goodbye_frame("signed_in", app.hub.retry_milliseconds()))
         connection.end()
     elif view == "state":
         return StateView(live, connection, interval_seconds=app.settings.state_interval_seconds)
@@ -233,7 +239,7 @@ async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
     for session_id, _ in items:
         async with app.sessions.open(caller, session_id, create="provisional") as live:
             app.sessions.check_subscribers(live)
-    with app.hub.place(caller.counted_as):
+    with app.hub.place(caller.counted_as, caller.counted_too):
         response, connection = await _prepare(request, app)
         name = (caller.counted_as, stream_id) if stream_id is not None else None
         with app.hub.joined(connection, name):

@@ -205,6 +205,40 @@ turn_chunks = Table(
     ),
 )
 
+# Those who have a password here; ids of an external issuer's users stand only in `sessions.owner`.
+users = Table(
+    "users",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("username", Text, nullable=False),  # in its normal form
+    Column("password_hash", Text, nullable=False),
+    Column("scopes", Text, nullable=False),  # separated by spaces
+    Column("created_at", Double, nullable=False),
+    Column("disabled_at", Double),
+    Column("generation", Integer, nullable=False),  # of the user's tokens; older ones are over
+    PrimaryKeyConstraint("tenant", "user_id"),
+    Index("users_by_name", "tenant", "username", unique=True),
+    sqlite_with_rowid=False,
+)
+
+# Tokens that ended before their time: one by its id, or all of a user's before a generation. Read whole at a start,
+# then by what is newer than the last `seq` seen; rows are dropped when the tokens would be over anyway.
+revocations = Table(
+    "revocations",
+    METADATA,
+    Column("seq", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("token_id", Text),
+    Column("generation", Integer),
+    Column("expires_at", Double, nullable=False),
+    PrimaryKeyConstraint("seq"),
+    Index("revocations_by_token", "tenant", "token_id", unique=True),
+    Index("revocations_by_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
 # One row that readiness counts up: only a real write tells whether a write is possible.
 readiness = Table(
     "readiness",

@@ -9,7 +9,8 @@ What a method does is in operations.py; when it is committed, in writer.py; how 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from chatserver.errors import StartupError
 from chatserver.message import Message
 from chatserver.store import listing, operations, recovery, sqlite
 from chatserver.store import whole as whole_sessions
+from chatserver.store.accounts import AccountStore
 from chatserver.store.base import (
     LISTED_PROJECTS,
     Chunk,
@@ -38,6 +40,7 @@ from chatserver.store.base import (
     StoredTurn,
     WholeSession,
 )
+from chatserver.store.sql_accounts import SqlAccounts
 from chatserver.store.statements import CHANGEABLE
 from chatserver.store.writer import Transactions
 
@@ -61,6 +64,35 @@ async def open_store(settings: Settings) -> SqlStore:
     )
     await store.open()
     return store
+
+
+@asynccontextmanager
+async def open_accounts(settings: Settings) -> AsyncIterator[AccountStore]:
+    """The accounts of the database that the settings name, whether a server is using it or not.
+
+    Raises:
+        StartupError: with the path and the reason.
+    """
+    path = location(settings.database_url, settings.data_dir)
+    if path is None:
+        raise StartupError("a database in memory has no users but those of its own server")
+    try:
+        store = await open_store(settings)
+    except StartupError as error:
+        if error.narrow_code != "already_running":
+            raise
+        where = sqlite.Location(path, settings.store_busy_seconds)
+        guest = Transactions("guest", partial(sqlite.beside, where), limit=settings.store_queue_limit, batch=1)
+        await guest.open()
+        try:
+            yield SqlAccounts(guest, guest)
+        finally:
+            await guest.close()
+    else:
+        try:
+            yield store.accounts
+        finally:
+            await store.close()
 
 
 def location(database_url: str | None, data_dir: Path) -> Path | None:
@@ -103,6 +135,7 @@ class SqlStore:
                 "reader", partial(sqlite.reading, where), limit=queue_limit, batch=1, threads=reader_threads
             )
         )
+        self.accounts = SqlAccounts(self._writer, self._reader)
 
     async def open(self) -> None:
         """Open the database, made or migrated where needed. Raises StartupError. Cancelling closes it again."""

@@ -128,6 +128,27 @@ def reading(location: Location) -> Iterator[Database]:
         yield Database(connection, begin="BEGIN")
 
 
+@contextmanager
+def beside(location: Location) -> Iterator[Database]:
+    """Open for reading and writing what another process holds open by `writing`.
+
+    For what that process does not keep in memory, or looks at again: accounts. SQLite's own locks keep the writes of
+    both apart.
+    Raises:
+        StartupError: with the path and the reason.
+    """
+    path = location.path
+    assert path is not None  # noqa: S101 - a database in memory is one process's alone
+    try:
+        with closing(_connect(_uri(path, "rw"), location)) as connection:
+            if not is_current(connection):
+                raise StartupError(f"{path}: the running server is of another version")
+            _configure(connection, READER_CACHE_KIB)
+            yield Database(connection, begin="BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        raise StartupError(f"{path} cannot be opened: {_reason(error)}") from error
+
+
 def translate(error: Exception) -> Exception:
     """SQLite's error as one of chatserver's; any other as it is.
 

@@ -34,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chatserver.store import listing_statements
+from chatserver.store.account_statements import AccountStatements
 from chatserver.store.expressions import ONE as _ONE
 from chatserver.store.expressions import TWO as _TWO
 from chatserver.store.expressions import ZERO as _ZERO
@@ -322,6 +323,7 @@ class Statements:
         )
         self.sessions_behind = make(listing_statements.sessions_behind())
         self.look_later = make(update(sessions).where(_key(sessions)).values(look_at=_p(sessions.c.look_at)))
+        self.accounts = AccountStatements(make, insert)
 
         # --- readiness ---
         self.any_session = make(select(exists(select(_ONE).select_from(sessions))))

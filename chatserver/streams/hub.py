@@ -19,17 +19,18 @@ from chatserver.streams.subscriber import Connection, goodbye_frame, ping_frame
 class Place:
     """One of the places for streams. A class, since a generator's frame weighs four times as much, for each stream."""
 
-    __slots__ = ("_caller", "_hub")
+    __slots__ = ("_address", "_caller", "_hub")
 
-    def __init__(self, hub: StreamHub, caller: str) -> None:
+    def __init__(self, hub: StreamHub, caller: str, address: str | None) -> None:
         self._hub = hub
         self._caller = caller
+        self._address = address
 
     def __enter__(self) -> None:
-        self._hub._take(self._caller)
+        self._hub._take(self._caller, self._address)
 
     def __exit__(self, *_: object) -> None:
-        self._hub._free(self._caller)
+        self._hub._free(self._caller, self._address)
 
 
 class Joined:
@@ -61,6 +62,8 @@ class StreamHub:
         self._buckets: list[set[Connection]] = [set() for _ in range(max(1, math.ceil(settings.ping_interval_seconds)))]
         self._next_bucket = 0
         self._by_caller: dict[str, int] = {}
+        self._by_address: dict[str, int] = {}
+        self._leased: set[Connection] = set()
         self._named: dict[tuple[str, str], Connection] = {}
         self._count = 0
         self._farewell: str | None = None
@@ -69,16 +72,17 @@ class StreamHub:
     def __len__(self) -> int:
         return self._count
 
-    def place(self, caller: str) -> Place:
+    def place(self, caller: str, address: str | None = None) -> Place:
         """Hold one of the places for streams, from entering until leaving.
 
         Args:
             caller: who counts: a principal or an address.
+            address: what counts too.
         Raises (entering): Unavailable (`too_many_streams`), RateLimited (`too_many_streams`), Draining.
         """
-        return Place(self, caller)
+        return Place(self, caller, address)
 
-    def _take(self, caller: str) -> None:
+    def _take(self, caller: str, address: str | None) -> None:
         if self._farewell is not None:
             raise Draining()
         if self._count >= self._settings.max_streams:
@@ -88,16 +92,23 @@ class StreamHub:
             raise RateLimited(
                 f"{mine} streams are open for you already", code="too_many_streams", retry_after_seconds=5
             )
+        if address is not None:
+            near = self._by_address.get(address, 0)
+            if near >= self._settings.max_streams_per_address:
+                raise RateLimited(
+                    f"{near} streams of visitors are open from your address already",
+                    code="too_many_streams",
+                    retry_after_seconds=5,
+                )
+            self._by_address[address] = near + 1
         self._count += 1
         self._by_caller[caller] = mine + 1
 
-    def _free(self, caller: str) -> None:
+    def _free(self, caller: str, address: str | None) -> None:
         self._count -= 1
-        left = self._by_caller[caller] - 1
-        if left:
-            self._by_caller[caller] = left
-        else:
-            del self._by_caller[caller]
+        _count_down(self._by_caller, caller)
+        if address is not None:
+            _count_down(self._by_address, address)
 
     def joined(self, connection: Connection, name: tuple[str, str] | None = None) -> Joined:
         """Ping this connection and say goodbye to it, from entering until leaving, which closes it.
@@ -115,13 +126,17 @@ class StreamHub:
             if (older := self._named.get(name)) is not None:
                 older.end()
             self._named[name] = connection
+        if connection.lease is not None:
+            self._leased.add(connection)
+            self._look_at_lease(connection)
         if self._farewell is not None:  # the drain began while the headers went out
-            self._say_goodbye(connection)
+            self._say_goodbye(connection, self._farewell)
         return bucket
 
     def _leave(self, connection: Connection, name: tuple[str, str] | None) -> None:
         if name is not None and self._named.get(name) is connection:
             del self._named[name]
+        self._leased.discard(connection)
         connection.close()
 
     def named(self, name: tuple[str, str]) -> Connection | None:
@@ -161,10 +176,27 @@ class StreamHub:
             cut += 1
         return cut
 
-    def _say_goodbye(self, connection: Connection) -> None:
+    def look_at_leases(self) -> None:
+        """End the streams whose holders may not have them any more, each with the reason."""
+        for connection in tuple(self._leased):
+            self._look_at_lease(connection)
+
+    def _look_at_lease(self, connection: Connection) -> None:
+        reason = connection.lease() if connection.lease is not None else None
+        if reason is not None:
+            self._say_goodbye(connection, reason)
+
+    def dismiss(self, holder: str, reason: str) -> None:
+        """End every stream of that holder."""
+        for bucket in self._buckets:
+            for connection in tuple(bucket):
+                if connection.holder == holder:
+                    self._say_goodbye(connection, reason)
+
+    def _say_goodbye(self, connection: Connection, reason: str) -> None:
         if connection.ended:  # told already: its handler has not come to its end yet
             return
-        connection.send(goodbye_frame(self._farewell or "shutdown", self.retry_milliseconds()))
+        connection.send(goodbye_frame(reason, self.retry_milliseconds()))
         connection.end()
 
     def goodbye(self, reason: str) -> None:
@@ -172,4 +204,11 @@ class StreamHub:
         self._farewell = reason
         for bucket in self._buckets:
             for connection in tuple(bucket):
-                self._say_goodbye(connection)
+                self._say_goodbye(connection, reason)
+
+
+def _count_down(counts: dict[str, int], key: str) -> None:
+    if counts[key] > 1:
+        counts[key] -= 1
+    else:
+        del counts[key]

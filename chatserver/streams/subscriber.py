@@ -15,9 +15,13 @@ It knows no HTTP: a Sink is what a transport looks like from here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from chatserver.events import Frame, Position, encode_plain
+
+# Asked again and again while a stream is open: the reason for which it must end, or None.
+Lease = Callable[[], str | None] | None
 
 
 class Sink(Protocol):
@@ -78,11 +82,25 @@ class Connection:
         sink: the transport.
         stall_seconds: without a byte taken for this long, it is cut.
         backlog_bytes: missed bytes above which a snapshot is sent instead.
+        holder: who opened it; None where that is nobody in particular.
+        lease: tells why what let its holder open it is over.
     """
 
-    __slots__ = ("_stall_seconds", "_wake", "backlog_bytes", "ended", "lagging", "sink", "subscriptions")
+    __slots__ = (
+        "_stall_seconds",
+        "_wake",
+        "backlog_bytes",
+        "ended",
+        "holder",
+        "lagging",
+        "lease",
+        "sink",
+        "subscriptions",
+    )
 
-    def __init__(self, sink: Sink, *, stall_seconds: float, backlog_bytes: int) -> None:
+    def __init__(
+        self, sink: Sink, *, stall_seconds: float, backlog_bytes: int, holder: str | None = None, lease: Lease = None
+    ) -> None:
         self.sink = sink
         self.lagging = False
         self.ended = False
@@ -90,6 +108,8 @@ class Connection:
         self._wake: asyncio.Future[None] | None = None
         self._stall_seconds = stall_seconds
         self.backlog_bytes = backlog_bytes
+        self.holder = holder
+        self.lease = lease
 
     def send(self, data: bytes) -> None:
         """Write outside the numbering (ping, goodbye); skipped while lagging, when the reader has enough to read."""

@@ -17,22 +17,37 @@ import pytest
 
 from chatserver.api.routes import ROUTES
 from tests.api.conftest import Api
+from tests.api.people import PASSWORD, add_user, bearer, disable_user, expired_token
 
 CANARY = "canary-of-the-owner-4711"
 
 # Kinds of callers: `owner` made the session and `other` is another visitor of its tenant; `none` has no identity;
-# `forged` brings a visitor's cookie that was not signed here.
-CALLERS = ("owner", "other", "none", "forged")
+# `forged` brings a visitor's cookie that was not signed here. `user` is a user of the owner's tenant, `stranger` one of
+# another. The last three bring tokens that were good once.
+BAD = ("expired", "revoked", "disabled")
+CALLERS = ("owner", "other", "none", "forged", "user", "stranger", *BAD)
 
 OK = "ok"
 Rule = Mapping[str, int | str]
 
 # What a session's maker alone may do; for others it is forbidden.
-OWNED: Rule = {"owner": OK, "other": 403, "none": 403, "forged": 403}
+OWNED: Rule = {"owner": OK, "other": 403, "none": 403, "forged": 403, "user": 403}
 # The same on a session that nobody owns: callers with an identity are kept out of it.
-UNOWNED: Rule = {"owner": 403, "other": 403, "none": OK, "forged": OK}
+UNOWNED: Rule = {"owner": 403, "other": 403, "none": OK, "forged": OK, "user": 403}
 # What concerns no session, or the caller's own ones only: the answer holds nothing of anybody else's.
 ANYBODY: Rule = dict.fromkeys(CALLERS, OK)
+
+OPEN = {route.path for route in ROUTES if route.open}
+# Routes that make a session where there is none: to a stranger there is none, and the one they get is their own.
+MAKING = {
+    "/api/chat",
+    "/api/state",
+    "/api/chat/stream",
+    "/api/interrupt",
+    "/api/system",
+    "/api/mcp-command",
+    "/api/stream",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,7 @@ class Row:
         body: sent as JSON, filled in too.
         owned, unowned: the rules for either session.
         ok: the status where it is allowed.
+        stranger: what a user of another tenant gets, where it is not what `_stranger` says.
     """
 
     method: str
@@ -54,6 +70,18 @@ class Row:
     owned: Rule = field(default_factory=lambda: OWNED)
     unowned: Rule = field(default_factory=lambda: UNOWNED)
     ok: int = 200
+    stranger: int | str | None = None
+
+    def rule(self, session: str) -> Rule:
+        """What each kind of caller gets."""
+        given = self.owned if session == "owned" else self.unowned
+        bad: int | str = OK if self.path in OPEN else 401
+        return {"stranger": self._stranger(), **given} | dict.fromkeys(BAD, bad)
+
+    def _stranger(self) -> int | str:
+        if self.stranger is not None:
+            return self.stranger
+        return OK if self.path in MAKING else 404
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -110,13 +138,14 @@ TABLE: tuple[Row, ...] = (
         "POST",
         "/api/stream",
         body={"stream": "mine", "add": ["{session}"]},
-        owned={"owner": 404, "other": 404, "none": 404, "forged": 404},
-        unowned={"owner": 404, "other": 404, "none": 404, "forged": 404},
+        owned=dict.fromkeys(CALLERS, 404),
+        unowned=dict.fromkeys(CALLERS, 404),
     ),
-    Row("POST", "/api/session/create", body=SESSION),
+    Row("POST", "/api/session/create", body=SESSION, stranger=201),
     _open("POST", "/api/session/create", body={}, ok=201),
     Row("GET", "/api/session", "/api/session?session_id={session}"),
-    Row("DELETE", "/api/session", "/api/session?session_id={session}"),
+    # Deleting what is not there is done already.
+    Row("DELETE", "/api/session", "/api/session?session_id={session}", stranger=200),
     # Whether it is valid is a question that everybody may ask, each about himself.
     _open("GET", "/api/session/validate", "/api/session/validate?session_id={session}"),
     Row("POST", "/api/session/refresh", body=SESSION),
@@ -127,7 +156,7 @@ TABLE: tuple[Row, ...] = (
     _open("GET", f"{PROJECT}/sessions", "/api/projects/default/sessions?include_inactive=true"),
     _open("GET", f"{PROJECT}/sessions", "/api/projects/default/sessions?q=canary"),
     _open("POST", f"{PROJECT}/sessions", "/api/projects/default/sessions", {}, ok=201),
-    Row("POST", f"{PROJECT}/sessions", "/api/projects/default/sessions?session_id={session}", {}),
+    Row("POST", f"{PROJECT}/sessions", "/api/projects/default/sessions?session_id={session}", {}, stranger=201),
     Row("GET", f"{PROJECT}/sessions/{{session_id}}", IN_PROJECT),
     Row("PUT", f"{PROJECT}/sessions/{{session_id}}", IN_PROJECT, {"title": "Mine now"}),
     Row("DELETE", f"{PROJECT}/sessions/{{session_id}}", f"{IN_PROJECT}?force=true"),
@@ -143,10 +172,14 @@ TABLE: tuple[Row, ...] = (
     _open("GET", "/api/llm/sessions", "/api/llm/sessions?include_archived=true"),
     _open("GET", "/api/llm/sessions", "/api/llm/sessions?q=canary"),
     _open("POST", "/api/llm/sessions", body={}, ok=201),
-    Row("POST", "/api/llm/sessions", body=SESSION),
+    Row("POST", "/api/llm/sessions", body=SESSION, stranger=201),
     Row("GET", ONE_LLM, f"{ONE_LLM}?include_messages=true".replace("session_id", "session")),
     Row("PUT", ONE_LLM, ONE_LLM.replace("session_id", "session"), {"session_name": "Mine now"}),
-    Row("DELETE", ONE_LLM, ONE_LLM.replace("session_id", "session")),
+    Row("DELETE", ONE_LLM, ONE_LLM.replace("session_id", "session"), stranger=200),
+    _open("POST", "/api/auth/register", body={"username": "{caller}-{session}", "password": PASSWORD}, ok=201),
+    _open("POST", "/api/auth/login", body={"username": "user", "password": PASSWORD}),
+    _open("POST", "/api/auth/logout"),
+    _open("GET", "/api/auth/me"),
     _open("GET", "/api/models"),
     _open("GET", "/api/openapi.json"),
     _open("GET", "/docs"),
@@ -165,8 +198,9 @@ class Scene:
 
     async def ask(self, row: Row, session: str, caller: str) -> tuple[int, str]:
         """The status, and everything that came; of a stream only its head, which has to begin at once."""
-        target = (row.target or row.path).format_map(self.fill[session])
-        body = None if row.body is None else _filled(row.body, self.fill[session])
+        fill = self.fill[session] | {"caller": caller}
+        target = (row.target or row.path).format_map(fill)
+        body = None if row.body is None else _filled(row.body, fill)
         async with self.api.http.request(
             row.method, self.api.url(target), json=body, headers=self.headers[caller]
         ) as response:
@@ -201,6 +235,12 @@ async def scene(api: Api) -> Scene:
         "none": {},
         "forged": {"Cookie": f"chatserver_visitor={'0' * 32}.forged"},
     }
+    for tenant, name in (("public", "user"), ("acme", "stranger"), ("public", "revoked"), ("public", "disabled")):
+        await add_user(api, tenant, name)
+        headers[name] = await bearer(api, name, tenant)
+    headers["expired"] = {"Authorization": f"Bearer {expired_token(api, 'user')}"}
+    await api.call("POST", "/api/auth/logout", headers=headers["revoked"])
+    await disable_user(api, "public", "disabled")
     fill: dict[str, dict[str, str]] = {}
     for session, maker in (("owned", "owner"), ("unowned", "none")):
         said = {"session_id": session, "message": f"/say {CANARY}\n/hang"}
@@ -221,7 +261,8 @@ async def scene(api: Api) -> Scene:
 @pytest.mark.parametrize("row", TABLE, ids=str)
 async def test_each_caller_gets_what_the_table_says(row: Row, scene: Scene) -> None:
     """And nothing of the owner's words, whatever the status."""
-    for session, rule, maker in (("owned", row.owned, "owner"), ("unowned", row.unowned, "none")):
+    for session, maker in (("owned", "owner"), ("unowned", "none")):
+        rule = row.rule(session)
         assert set(rule) == set(CALLERS)
         for caller in sorted(CALLERS, key=lambda c: (rule[c] == OK, c == maker)):
             status, text = await scene.ask(row, session, caller)

@@ -123,7 +123,8 @@ async def test_stores_of_one_process_may_be_made_at_the_same_time(tmp_path: Path
 
 def _statements() -> dict[str, Statement]:
     built = sqlite_statements()
-    named = {name: value for name, value in vars(built).items() if isinstance(value, Statement)}
+    both = (vars(built) | vars(built.accounts)).items()
+    named = {name: value for name, value in both if isinstance(value, Statement)}
     return {**named, "update_session": built.update_session(CHANGEABLE)}
 
 

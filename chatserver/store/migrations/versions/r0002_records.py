@@ -1,4 +1,4 @@
-"""Lists of sessions, and the tree of messages. What the columns are for stands in store/schema.py."""
+"""Lists of sessions, the tree of messages, accounts. What the columns are for stands in store/schema.py."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ down_revision = "0001"
 def upgrade() -> None:
     lists()
     tree()
+    accounts()
 
 
 def lists() -> None:
@@ -44,3 +45,35 @@ def tree() -> None:
         sqlite_where=sa.text("sibling_of IS NOT NULL"),
         postgresql_where=sa.text("sibling_of IS NOT NULL"),
     )
+
+
+def accounts() -> None:
+    """Users, and tokens that ended before their time."""
+    op.create_table(
+        "users",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("username", sa.Text(), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=False),
+        sa.Column("scopes", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("disabled_at", sa.Double()),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "user_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("users_by_name", "users", ["tenant", "username"], unique=True)
+
+    op.create_table(
+        "revocations",
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("token_id", sa.Text()),
+        sa.Column("generation", sa.Integer()),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("revocations_by_token", "revocations", ["tenant", "token_id"], unique=True)
+    op.create_index("revocations_by_expiry", "revocations", ["expires_at"])

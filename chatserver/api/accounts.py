@@ -1,0 +1,105 @@
+"""Accounts: register, log in, log out, who am I (spec A1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from chatserver.accounts import Login
+from chatserver.api.account_schemas import LoginBody, RegisterBody
+from chatserver.api.answers import json_response
+from chatserver.api.identity import drop_token_cookie, set_token_cookie, token_of, visitor_of
+from chatserver.api.reading import address_of, read_body
+from chatserver.api.services import services
+from chatserver.auth.tokens import Token
+from chatserver.clock import rfc3339
+from chatserver.errors import ChatServerError, Unauthorized
+from chatserver.principal import ANONYMOUS, Principal
+
+
+async def register(request: web.Request) -> web.Response:
+    """`POST /api/auth/register`: a new user, logged in; the browser's visitor becomes that user."""
+    body = await read_body(request, RegisterBody)
+    login = await services(request).accounts.register(body.username, body.password, address_of(request))
+    return await _logged_in(request, login, 201)
+
+
+async def login(request: web.Request) -> web.Response:
+    """`POST /api/auth/login`: a token; the browser's visitor becomes the user."""
+    body = await read_body(request, LoginBody)
+    login = await services(request).accounts.login(body.tenant, body.username, body.password, address_of(request))
+    return await _logged_in(request, login, 200)
+
+
+async def _logged_in(request: web.Request, login: Login, status: int) -> web.Response:
+    app, token = services(request), login.token
+    try:
+        before = await token_of(request)
+    except ChatServerError:
+        before = None  # a login must work whatever the browser still holds
+    if before is not None and before.principal != token.principal:
+        # Tabs of the person who sat here before must not go on showing their words.
+        await app.accounts.logout(before)
+        app.hub.look_at_leases()
+    visitor = visitor_of(request)
+    adopted = await app.sessions.adopt(visitor, token.principal)
+    if visitor.counted_as is not None:
+        app.hub.dismiss(visitor.counted_as, "signed_in")
+    response = json_response(
+        {"token": login.text, "token_type": "Bearer"} | _shown(token) | {"sessions_adopted": adopted}, status
+    )
+    set_token_cookie(request, response, login.text)
+    return response
+
+
+async def logout(request: web.Request) -> web.Response:
+    """`POST /api/auth/logout`: end the request's token, and its streams. Without a good token: nothing to do."""
+    app = services(request)
+    try:
+        token = await token_of(request)
+    except Unauthorized:
+        token = None
+    if token is not None:
+        await app.accounts.logout(token)
+        app.hub.look_at_leases()
+    response = json_response({"logged_out": token is not None})
+    drop_token_cookie(request, response)
+    return response
+
+
+async def me(request: web.Request) -> web.Response:
+    """`GET /api/auth/me`: who the server takes the caller for, and what it offers; never refused."""
+    settings = services(request).settings
+    token, problem = None, None
+    try:
+        token = await token_of(request)
+    except ChatServerError as error:
+        problem = error.narrow_code
+    if token is not None:
+        shown = _shown(token)
+    else:
+        # Where a login is required, being a visitor is good for nothing.
+        nobody = settings.auth == "required"
+        shown = _principal(ANONYMOUS if nobody else visitor_of(request))
+    offered = {
+        "auth": settings.auth,
+        "registration": settings.registration == "open",
+        "password_min_chars": settings.password_min_chars,
+    }
+    return json_response(shown | offered | {"token_problem": problem})
+
+
+def _shown(token: Token) -> dict[str, Any]:
+    return _principal(token.principal) | {"username": token.username, "expires_at": rfc3339(token.expires_at)}
+
+
+def _principal(principal: Principal) -> dict[str, Any]:
+    return {
+        "kind": principal.kind,
+        "user_id": principal.user_id,
+        "username": None,
+        "tenant": principal.tenant,
+        "scopes": sorted(principal.scopes),
+        "expires_at": None,
+    }
