@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import isolation, resume, slow_readers
+from tests.campaigns import islands, isolation, resume, slow_readers
 from tests.campaigns.campaign import chance
 from tests.campaigns.crowd import story_server
 from tests.campaigns.story_agent import story
@@ -25,6 +25,15 @@ async def test_fifty_sessions_never_see_each_others_words(tmp_path: Path) -> Non
         counted = await one(0, chance(SEED, 0))
     assert counted["operations"] == 10_000
     assert counted["events"] > 10_000
+
+
+async def test_fifty_people_never_see_each_others_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists, searches, numbers, titles, metadata, streams, and tries at what is another's; the campaign does more."""
+    monkeypatch.setattr(islands, "OPERATIONS", 40)
+    async with islands.opened(tmp_path) as one:
+        counted = await one(0, chance(SEED, 0))
+    assert counted["trespass"] > 200
+    assert min(counted[kind] for kind in islands.OPERATIONS_BY_WEIGHT) > 10
 
 
 async def test_resume_is_exact_at_every_cut_point(tmp_path: Path) -> None:
