@@ -191,8 +191,8 @@ def test_what_is_sent_is_always_a_conversation(history: list[Message], budget: i
     kept = [m for m in sent if m["role"] != "system"]
     assert kept[1:] == whole[len(whole) - len(kept) + 1 :]
     assert whole[len(whole) - len(kept)]["content"].endswith(kept[0]["content"]) if kept[0]["content"] else True
-    # Nothing more than needed has left, and nothing less. Questions that follow each other are sent as one, which takes a
-    # few tokens less than was counted for them: too little to fit again for.
+    # Nothing more than needed has left, and nothing less. Questions that follow each other are sent as one, which takes
+    # a few tokens less than was counted for them: too little to fit again for.
     unfitted = Conversation(history, "the question", offer, "the prompt")
     unfitted.fitted(PLENTY)
     if unfitted.tokens <= budget:
