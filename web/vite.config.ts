@@ -27,6 +27,7 @@ export default defineConfig({
     target: "es2022",
     reportCompressedSize: true,
   },
+  worker: { format: "es" },
   server: {
     proxy: {
       "/api": { target: server, changeOrigin: false },

@@ -10,7 +10,7 @@ import { Outbox, type PendingMessage } from "./outbox.ts";
 import type { ChatState, Message, ModelCatalogue, NumberedEvent } from "./protocol.ts";
 import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
-import { OFFLINE, SessionStream, type Connection, type Phase } from "./stream.ts";
+import { OFFLINE, SessionStream, type Connection, type Phase, type Stream, type StreamHandlers } from "./stream.ts";
 import { texts } from "./texts.ts";
 
 export { ApiError } from "./api.ts";
@@ -32,6 +32,8 @@ export interface ChatManagerConfig {
   sessionId?: string;
   /** Send cookies to another origin too. */
   withCredentials?: boolean;
+  /** Carries the session's events some other way than by a connection of its own. */
+  stream?: (sessionId: string, handlers: StreamHandlers) => Stream;
 }
 
 export const ConnectionStatus = {
@@ -89,7 +91,7 @@ export class ChatManager {
   readonly #listeners = new Set<(view: ChatView) => void>();
   readonly #frame = new FrameScheduler(() => this.#tell());
   #sessionId: string;
-  #stream: SessionStream;
+  #stream: Stream;
   #state: ChatState | null = null;
   #told: ChatState | null = null;
   #progress = NO_PROGRESS;
@@ -265,13 +267,17 @@ export class ChatManager {
     return null;
   }
 
-  #newStream(): SessionStream {
+  #newStream(): Stream {
     const sessionId = this.#sessionId;
-    return new SessionStream({
-      url: (lastEventId) => this.#api.streamUrl(sessionId, lastEventId),
-      refusal: () => this.#api.refusal(sessionId),
+    const handlers: StreamHandlers = {
       onEvent: (id, event) => this.#receive(id, event),
       onConnection: (connection) => this.#connected(connection),
+    };
+    if (this.#config.stream !== undefined) return this.#config.stream(sessionId, handlers);
+    return new SessionStream({
+      ...handlers,
+      url: (lastEventId) => this.#api.streamUrl(sessionId, lastEventId),
+      refusal: () => this.#api.refusal(sessionId),
       reconnectDelayMs: this.#config.reconnectDelay,
       reconnectAttempts: this.#config.reconnectAttempts,
       withCredentials: this.#config.withCredentials ?? false,

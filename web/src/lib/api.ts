@@ -19,6 +19,16 @@ export interface FieldProblem {
  * Why a request failed. `status` is the HTTP status, or 0 where no answer came; `code` is the server's stable name of
  * the problem (docs/http-api.md), or `network` / `timeout` / `http` where the answer named none.
  */
+export interface ErrorFields {
+  readonly status: number;
+  readonly code: string;
+  readonly title: string;
+  readonly detail?: string;
+  readonly requestId?: string | null;
+  readonly retryAfterMs?: number | null;
+  readonly errors?: readonly FieldProblem[];
+}
+
 export class ApiError extends Error {
   override readonly name = "ApiError";
   readonly status: number;
@@ -29,15 +39,7 @@ export class ApiError extends Error {
   readonly retryAfterMs: number | null;
   readonly errors: readonly FieldProblem[];
 
-  constructor(fields: {
-    status: number;
-    code: string;
-    title: string;
-    detail?: string;
-    requestId?: string | null;
-    retryAfterMs?: number | null;
-    errors?: readonly FieldProblem[];
-  }) {
+  constructor(fields: ErrorFields) {
     super(fields.detail || fields.title);
     this.status = fields.status;
     this.code = fields.code;
@@ -53,6 +55,9 @@ export class ApiError extends Error {
     return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
   }
 }
+
+/** A session, and the event after which its own are wanted; null: from a snapshot. */
+export type StreamItem = readonly [sessionId: string, lastEventId: string | null];
 
 export interface ChatAccepted {
   readonly session_id: string;
@@ -93,6 +98,16 @@ export class Api {
     const query = new URLSearchParams({ session_id: sessionId });
     if (lastEventId !== null) query.set("last_event_id", lastEventId);
     return `${this.#base}/api/chat/stream?${query}`;
+  }
+
+  /** Address of a stream of several sessions; `name` is what `changeStream` calls it by. */
+  multiplexUrl(name: string, sessions: readonly StreamItem[]): string {
+    return `${this.#base}/api/stream?${new URLSearchParams({ stream: name, sessions: sessions.map(item).join(",") })}`;
+  }
+
+  /** Adds and drops sessions of an open stream. */
+  async changeStream(name: string, add: readonly StreamItem[], drop: readonly string[]): Promise<void> {
+    await this.#json("POST", "/api/stream", { body: { stream: name, add: add.map(item), drop } });
   }
 
   /** Starts or queues a turn. Repeating it with the same `clientMessageId` gives the same turn. */
@@ -188,6 +203,10 @@ export class Api {
     if (!response.ok) throw await problem(response);
     return response;
   }
+}
+
+function item([sessionId, last]: StreamItem): string {
+  return last === null ? sessionId : `${sessionId}@${last}`;
 }
 
 /** Any failure as an ApiError. */

@@ -1,0 +1,216 @@
+// What a tab and the hub say to each other, and the tab's half of it: one session's stream, carried by a hub that may be
+// in a shared worker, in another tab, or in this one. links.ts carries the messages.
+
+import { ApiError, type ErrorFields } from "./api.ts";
+import type { NumberedEvent } from "./protocol.ts";
+import { OFFLINE, order, type Connection, type Stream, type StreamHandlers } from "./stream.ts";
+
+export type ToHub =
+  /** The tab shows this session, and has its events up to `last`. Replaces what it showed before. */
+  | { readonly type: "follow"; readonly session: string; readonly last: string | null }
+  /** The tab shows no session any more. */
+  | { readonly type: "leave" }
+  /** The tab is alive; where `look` is set, somebody looks at it now. */
+  | { readonly type: "alive"; readonly look: boolean }
+  /** Connect now instead of at the next planned attempt. */
+  | { readonly type: "retry" }
+  /** Somebody else is logged in now: ask for everything anew. */
+  | { readonly type: "reset" }
+  /** The tab has changed the list of sessions. */
+  | { readonly type: "changed" };
+
+export type WireConnection = Omit<Connection, "error"> & { readonly error: ErrorFields | null };
+
+export type FromHub =
+  | { readonly type: "event"; readonly id: string; readonly event: NumberedEvent }
+  | { readonly type: "connection"; readonly session: string; readonly connection: WireConnection }
+  /** Sessions in which an answer is being written, and those whose answer nobody has looked at. */
+  | { readonly type: "activity"; readonly running: readonly string[]; readonly unread: readonly string[] }
+  /** Something in the list of sessions is not as it was; `title` is the session's new one. */
+  | { readonly type: "news"; readonly session: string | null; readonly title?: string };
+
+export type Activity = Extract<FromHub, { type: "activity" }>;
+export type News = Extract<FromHub, { type: "news" }>;
+
+/** One way to a hub. */
+export interface Link {
+  post(message: ToHub): void;
+  close(): void;
+}
+
+/** Often enough that the hub, which cannot see a tab close, knows; as often as a hidden tab's timers may run. */
+const ALIVE_MS = 60_000;
+
+/** A tab's end of the link: at most one session is followed at a time. */
+export class FeedClient {
+  readonly #link: Link;
+  #stream: SharedStream | null = null;
+  readonly #activity = new Set<(activity: Activity) => void>();
+  readonly #news = new Set<(news: News) => void>();
+  #lastActivity: Activity = { type: "activity", running: [], unread: [] };
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  /** @param connect opens the link; what the hub says goes to its argument */
+  constructor(connect: (receive: (message: FromHub) => void) => Link) {
+    this.#link = connect((message) => this.#receive(message));
+    this.#timer = setInterval(() => this.#link.post({ type: "alive", look: false }), ALIVE_MS);
+    document.addEventListener("visibilitychange", this.#visible);
+    addEventListener("online", this.#online);
+    addEventListener("pagehide", this.#hide);
+    addEventListener("pageshow", this.#show);
+  }
+
+  /** A stream for ChatManager. Starting it takes the place of the one before. */
+  readonly stream = (sessionId: string, handlers: StreamHandlers): Stream => new SharedStream(this, sessionId, handlers);
+
+  onActivity(listener: (activity: Activity) => void): () => void {
+    this.#activity.add(listener);
+    listener(this.#lastActivity);
+    return () => this.#activity.delete(listener);
+  }
+
+  onNews(listener: (news: News) => void): () => void {
+    this.#news.add(listener);
+    return () => this.#news.delete(listener);
+  }
+
+  /** Tells the other tabs that the list has changed. */
+  changed(): void {
+    this.#link.post({ type: "changed" });
+  }
+
+  /** Somebody else is logged in now. */
+  reset(): void {
+    this.#link.post({ type: "reset" });
+    this.#stream?.follow();
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+    document.removeEventListener("visibilitychange", this.#visible);
+    removeEventListener("online", this.#online);
+    removeEventListener("pagehide", this.#hide);
+    removeEventListener("pageshow", this.#show);
+    this.#link.post({ type: "leave" });
+    this.#link.close();
+  }
+
+  post(message: ToHub): void {
+    this.#link.post(message);
+  }
+
+  begin(stream: SharedStream): void {
+    this.#stream = stream;
+  }
+
+  end(stream: SharedStream): void {
+    if (this.#stream !== stream) return;
+    this.#stream = null;
+    // A tab that moves to another session leaves this one by following that one.
+    queueMicrotask(() => {
+      if (this.#stream === null) this.#link.post({ type: "leave" });
+    });
+  }
+
+  #receive(message: FromHub): void {
+    switch (message.type) {
+      case "event":
+      case "connection":
+        this.#stream?.receive(message);
+        return;
+      case "activity":
+        this.#lastActivity = message;
+        for (const listener of this.#activity) listener(message);
+        return;
+      case "news":
+        for (const listener of this.#news) listener(message);
+    }
+  }
+
+  // Says where this tab stands, not only that it lives: a hub that had given it up takes it back, and what was missed
+  // meanwhile comes.
+  #look = (): void => {
+    this.#stream?.follow();
+    this.#link.post({ type: "alive", look: true });
+  };
+
+  #visible = (): void => {
+    if (document.visibilityState === "visible") this.#look();
+  };
+
+  #online = (): void => this.#look();
+  #hide = (): void => this.#link.post({ type: "leave" });
+  #show = (event: PageTransitionEvent): void => {
+    if (event.persisted) this.#look();
+  };
+}
+
+/** One session's events, in order, without repeats and gaps, over a link that may lose or repeat some. */
+export class SharedStream implements Stream {
+  readonly #client: FeedClient;
+  readonly #session: string;
+  readonly #handlers: StreamHandlers;
+  #last: string | null = null;
+  #running = false;
+  #ended = false;
+
+  constructor(client: FeedClient, session: string, handlers: StreamHandlers) {
+    this.#client = client;
+    this.#session = session;
+    this.#handlers = handlers;
+  }
+
+  start(): void {
+    if (this.#running) return;
+    this.#running = true;
+    this.#ended = false;
+    this.#handlers.onConnection({ ...OFFLINE, phase: "connecting" });
+    this.#client.begin(this);
+    this.follow();
+  }
+
+  stop(): void {
+    if (!this.#running) return;
+    this.#running = false;
+    this.#client.end(this);
+    this.#handlers.onConnection(OFFLINE);
+  }
+
+  retryNow(): void {
+    this.#ended = false;
+    if (!this.#running) this.start();
+    else this.follow();
+    this.#client.post({ type: "retry" });
+  }
+
+  /** Says (again) what is shown here and how far. */
+  follow(): void {
+    if (this.#running && !this.#ended) this.#client.post({ type: "follow", session: this.#session, last: this.#last });
+  }
+
+  receive(message: Extract<FromHub, { type: "event" | "connection" }>): void {
+    if (!this.#running) return;
+    if (message.type === "connection") {
+      if (message.session !== this.#session || this.#ended) return;
+      const { error, ...rest } = message.connection;
+      this.#handlers.onConnection({ ...rest, error: error === null ? null : new ApiError(error) });
+      return;
+    }
+    const { id, event } = message;
+    if (event.session_id !== this.#session) return;
+    const place = order(this.#last, id, event);
+    if (place === "gap") {
+      this.#last = null; // only a fresh snapshot helps
+      this.follow();
+    }
+    // Without a snapshot there is nothing to apply an event to; one is on its way.
+    if (place !== "next" || (this.#last === null && event.type !== "snapshot")) return;
+    this.#last = id;
+    this.#handlers.onEvent(id, event);
+    if (event.type === "session.deleted") {
+      this.#ended = true;
+      this.#client.post({ type: "leave" });
+      this.#handlers.onConnection(OFFLINE);
+    }
+  }
+}
