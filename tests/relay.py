@@ -25,21 +25,26 @@ class Relay:
     pace_seconds: float
     lost_at: list[float] = field(default_factory=list)
     open: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def cut(self) -> None:
+        """Break every connection there is; new ones are let through."""
+        for task in self.tasks:
+            task.cancel()
+
 
 @asynccontextmanager
 async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds: float = 0.0) -> AsyncIterator[Relay]:
     """Relay to `host:port` while the block runs."""
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        tasks.add(task)
+        made.tasks.add(task)
         made.open += 1
         up_reader, up_writer = await asyncio.open_connection(host, port)
         client_gone = asyncio.create_task(_pass_on(reader, up_writer))
@@ -57,7 +62,7 @@ async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds
                 end.close()
                 with suppress(OSError):
                     await end.wait_closed()
-            tasks.discard(task)
+            made.tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     made = Relay(server.sockets[0].getsockname()[1], pace_bytes, pace_seconds)
@@ -65,9 +70,8 @@ async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds
         yield made
     finally:
         server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        made.cut()
+        await asyncio.gather(*made.tasks, return_exceptions=True)
         await server.wait_closed()
 
 

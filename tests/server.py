@@ -18,6 +18,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,13 @@ ROOMY: Mapping[str, Any] = {
     "max_streams_per_principal": 20_000,
     "max_streams_per_session": 20_000,
 }
+
+
+def free_port() -> int:
+    """A port that nobody listens on now: for a server that is to come back under the same address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class ServerProcess:

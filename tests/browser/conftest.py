@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,30 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture
-async def chromium() -> AsyncIterator[Browser]:
-    """A headless Chromium with an empty profile."""
+@asynccontextmanager
+async def launch(*arguments: str) -> AsyncIterator[Browser]:
+    """A headless Chromium with an empty profile and further arguments."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("no Chromium; on Debian: apt-get install chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        browser = await playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
         yield browser
         await browser.close()
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    """A headless Chromium with an empty profile."""
+    async with launch() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def named_chromium() -> AsyncIterator[Browser]:
+    """One that finds `chat.example` on this machine: plain http under any name but localhost is no secure context."""
+    async with launch("--host-resolver-rules=MAP chat.example 127.0.0.1") as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Page, expect
 
+from tests.browser.page import answers, say, words
 from tests.llama import LlamaServer, llama
 from tests.relay import Relay, relay
-from tests.server import ServerProcess
+from tests.server import ServerProcess, free_port
 
 __all__ = ["llama"]  # the fixture
 
@@ -35,15 +35,6 @@ command = ["mcp-server-time"]
 """
 
 
-def answers(page: Page, status: str) -> Locator:
-    return page.locator(f'[data-testid=message][data-role=assistant][data-status="{status}"]')
-
-
-async def say(page: Page, text: str) -> None:
-    await page.get_by_test_id("composer").fill(text)
-    await page.get_by_test_id("send").click()
-
-
 async def stop(page: Page, upstream: Relay) -> float:
     """Press stop; the seconds from the press, by the browser's clock, until the upstream lost its connection."""
     lost = len(upstream.lost_at)
@@ -54,16 +45,6 @@ async def stop(page: Page, upstream: Relay) -> float:
         while len(upstream.lost_at) == lost:
             await asyncio.sleep(0.005)
     return upstream.lost_at[-1] - float(pressed) / 1000
-
-
-async def words(page: Page) -> str:
-    return await page.locator('[role="log"]').inner_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.llama

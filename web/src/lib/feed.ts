@@ -58,6 +58,7 @@ export class FeedClient {
     addEventListener("online", this.#online);
     addEventListener("pagehide", this.#hide);
     addEventListener("pageshow", this.#show);
+    this.#link.post({ type: "alive", look: false }); // here I am: what the list marks is told to everybody
   }
 
   /** A stream for ChatManager. Starting it takes the place of the one before. */

@@ -1,0 +1,36 @@
+"""What people do on the page, for tests: open a session, say something, read what is there."""
+
+from __future__ import annotations
+
+from playwright.async_api import BrowserContext, Locator, Page, expect
+
+from tests.server import ServerProcess
+
+
+async def open_session(context: BrowserContext, server: ServerProcess, session_id: str) -> Page:
+    """A new tab on the session, connected."""
+    page = await context.new_page()
+    await page.goto(f"{server.base_url}/?session={session_id}")
+    await connected(page)
+    return page
+
+
+async def connected(page: Page) -> None:
+    """Wait until the page hears the server."""
+    await expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "connected", timeout=30_000)
+
+
+async def say(page: Page, text: str) -> None:
+    """Write a message and send it."""
+    await page.get_by_test_id("composer").fill(text)
+    await page.get_by_test_id("send").click()
+
+
+def answers(page: Page, status: str) -> Locator:
+    """The answers of one status, as a locator."""
+    return page.locator(f'[data-testid=message][data-role=assistant][data-status="{status}"]')
+
+
+async def words(page: Page) -> str:
+    """Everything the conversation shows."""
+    return await page.locator('[role="log"]').inner_text()

@@ -1,0 +1,193 @@
+"""One connection for all tabs of a browser, over breaks, restarts and every way a browser can carry it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, expect
+
+from tests.browser.page import answers, connected, open_session, say, words
+from tests.relay import relay
+from tests.server import ServerProcess, free_port
+
+pytestmark = pytest.mark.browser
+
+# What a browser lacks, by the way that it is left with.
+WAYS = {
+    "worker": "",
+    "tabs": "delete window.SharedWorker",
+    "own": "delete window.SharedWorker; delete window.BroadcastChannel",
+}
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server that lets a visitor have one stream."""
+    async with ServerProcess(tmp_path / "data", settings={"max_streams_per_principal": 1}) as server:
+        yield server
+
+
+async def tabs(context: BrowserContext, server: ServerProcess, count: int) -> list[Page]:
+    """`count` tabs, each on a session of its own."""
+    pages = [await context.new_page() for _ in range(count)]
+    for i, page in enumerate(pages):
+        await page.goto(f"{server.base_url}/?session=tab-{i}")
+    for page in pages:
+        await connected(page)
+    return pages
+
+
+@pytest.mark.parametrize("way", ["worker", "tabs"])
+async def test_twenty_tabs_work_over_one_connection(chromium: Browser, server: ServerProcess, way: str) -> None:
+    """Streams of their own would take all six connections of the browser, and the seventh tab would hang."""
+    context = await chromium.new_context()
+    await context.add_init_script(WAYS[way])
+    pages = await tabs(context, server, 20)
+    for i, page in enumerate(pages):
+        await say(page, f"/tokens 40 every 20\ncanary-{i}-end")
+    for i, page in enumerate(pages):
+        await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+        text = await words(page)
+        assert f"canary-{i}-end" in text
+        assert all(f"canary-{other}-end" not in text for other in range(20) if other != i)
+    await context.close()
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_two_tabs_of_one_session_show_the_same(chromium: Browser, tmp_path: Path, way: str) -> None:
+    """A duplicated tab comes in the middle of an answer, and goes on with it."""
+    async with ServerProcess(tmp_path / "data") as server:
+        context = await chromium.new_context()
+        await context.add_init_script(WAYS[way])
+        first = await open_session(context, server, "shared")
+        await say(first, "/tokens 60 every 30\nthe end")
+        await expect(answers(first, "streaming")).to_have_count(1)
+        second = await open_session(context, server, "shared")
+        for page in (first, second):
+            await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+        assert await answers(first, "completed").inner_text() == await answers(second, "completed").inner_text()
+        await say(second, "and back")
+        await expect(answers(first, "completed")).to_have_count(2)
+        await context.close()
+
+
+async def test_two_browsers_share_a_session_of_nobody(chromium: Browser, tmp_path: Path) -> None:
+    """Another person's browser is told that the session is not theirs, and is not left blank."""
+    async with ServerProcess(tmp_path / "data") as server:
+        owner = await open_session(await chromium.new_context(), server, "mine")
+        await say(owner, "canary-of-the-owner")
+        await expect(answers(owner, "completed")).to_have_count(1)
+        context = await chromium.new_context()
+        stranger = await context.new_page()
+        await stranger.goto(f"{server.base_url}/?session=mine")
+        await expect(stranger.get_by_test_id("error")).to_be_visible()
+        assert "canary-of-the-owner" not in await stranger.content()
+        await stranger.get_by_test_id("new-chat").first.click()
+        await connected(stranger)
+
+
+async def test_the_tab_that_leads_can_be_closed(chromium: Browser, server: ServerProcess) -> None:
+    """Without a shared worker one tab has the connection; when it goes, another takes over, and nothing is missed."""
+    context = await chromium.new_context()
+    await context.add_init_script(WAYS["tabs"])
+    leader, other = await tabs(context, server, 2)
+    await say(other, "/tokens 120 every 30\nthe end")
+    await expect(answers(other, "streaming")).to_have_count(1)
+    await leader.close()
+    await expect(answers(other, "completed")).to_have_count(1, timeout=30_000)
+    assert "the end" in await words(other)
+    await connected(other)
+    await context.close()
+
+
+@pytest.mark.parametrize("way", ["worker", "own"])
+async def test_a_dropped_connection_loses_nothing(chromium: Browser, tmp_path: Path, way: str) -> None:
+    """The answer goes on at the server meanwhile, and the page resumes after the last event it has seen."""
+    async with (
+        ServerProcess(tmp_path / "data") as server,
+        relay("127.0.0.1", urlsplit(server.base_url).port or 0) as between,
+    ):
+        context = await chromium.new_context()
+        await context.add_init_script(WAYS[way])
+        page = await context.new_page()
+        await page.goto(f"{between.url}/?session=cut")
+        await connected(page)
+        await say(page, "/tokens 100 every 40\nthe end")
+        for _ in range(2):
+            await expect(answers(page, "streaming")).to_have_count(1)
+            between.cut()
+            await expect(page.get_by_test_id("connection")).not_to_have_attribute("data-state", "connected")
+            await connected(page)
+        await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+        told = await page.evaluate("async () => (await fetch('/api/state?session_id=cut')).json()")
+        text = await answers(page, "completed").get_by_test_id("content").inner_text()
+        assert text.split() == told["messages"][-1]["content"].split()
+        await context.close()
+
+
+async def test_a_restarted_server_is_found_again_by_every_tab(chromium: Browser, tmp_path: Path) -> None:
+    """With a countdown while it is away, and at once where somebody asks."""
+    server = ServerProcess(tmp_path / "data", flags=("--port", str(free_port())))
+    async with server:
+        context = await chromium.new_context()
+        pages = await tabs(context, server, 3)
+        await say(pages[0], "before")
+        await expect(answers(pages[0], "completed")).to_have_count(1)
+        await server.kill9()
+        for page in pages:
+            await expect(page.get_by_test_id("connection")).not_to_have_attribute("data-state", "connected")
+        await expect(pages[0].get_by_test_id("connection")).to_contain_text("Reconnecting in", timeout=20_000)
+        await server.start()
+        await pages[0].get_by_test_id("retry").click()
+        for page in pages:
+            await connected(page)
+        await say(pages[0], "after")
+        await expect(answers(pages[0], "completed")).to_have_count(2)
+        await context.close()
+
+
+async def test_the_page_works_on_plain_http_under_another_name(named_chromium: Browser, tmp_path: Path) -> None:
+    """There is no crypto.randomUUID, no locks and no clipboard then."""
+    async with ServerProcess(tmp_path / "data", settings={"allowed_hosts": '["chat.example"]'}) as server:
+        context = await named_chromium.new_context()
+        page = await context.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(f"http://chat.example:{urlsplit(server.base_url).port}/")
+        assert await page.evaluate("() => isSecureContext") is False
+        await connected(page)
+        await say(page, "hello from afar")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await page.get_by_test_id("copy").last.click()
+        await expect(page.get_by_test_id("copy").last).to_contain_text("Copied")
+        assert complaints == []
+        await context.close()
+
+
+async def test_the_first_load_is_small(chromium: Browser, tmp_path: Path) -> None:
+    """80 kB on the wire, everything that an empty session needs included; and no other origin is asked."""
+    async with (
+        ServerProcess(tmp_path / "data") as server,
+        relay("127.0.0.1", urlsplit(server.base_url).port or 0) as between,
+    ):
+        context = await chromium.new_context()
+        page = await context.new_page()
+        asked: list[str] = []
+        context.on("request", lambda request: asked.append(request.url))
+        await page.goto(between.url)
+        await connected(page)
+        await asyncio.sleep(0)
+        sizes = await page.evaluate(
+            """async () => {
+                const all = performance.getEntriesByType('resource').filter((e) => e.name.includes('/assets/'));
+                return Object.fromEntries(all.map((e) => [e.name, e.encodedBodySize]));
+            }"""
+        )
+        assert sum(sizes.values()) < 80_000, sizes
+        assert len(sizes) >= 2
+        assert all(url.startswith(between.url) for url in asked), asked
+        await context.close()
