@@ -85,15 +85,10 @@ class AutoNaming:
     def turn_ended(self, run: Run) -> None:
         """Name the session where nobody has yet; returns at once."""
         live = run.live
+        if live.record.title != NEW_TITLE or self._settings.auto_titles == "off":  # nearly always
+            return
         answer = live.state.message(run.answer_id)
-        if (
-            self._settings.auto_titles == "off"
-            or live.record.title != NEW_TITLE
-            or live in self._under_way
-            or live.removed
-            or answer is None
-            or not answer.content.strip()
-        ):
+        if live in self._under_way or live.removed or answer is None or not answer.content.strip():
             return
         entry = None
         if self._settings.auto_titles == "model" and len(self._under_way) < WAITING:

@@ -52,7 +52,11 @@ class NewSession:
 
     def named(self) -> dict[str, Any]:
         """The fields that are given, as columns of the record."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return {name: value for name in _COLUMNS if (value := getattr(self, name)) is not None}
+
+
+# Looked up once: every request that may make a session asks for them.
+_COLUMNS = tuple(f.name for f in fields(NewSession))
 
 
 class Wanted(TypedDict, total=False):

@@ -109,10 +109,13 @@ class SessionService:
             check_project_id(project_id)
         new = NewSession(project_id=project_id, model=model)
         may_create = create != "no" and self._settings.auto_create
-        async with self._reach(caller, session_id, new if may_create else None) as live:
+        live = await self._pinned(caller, session_id, new if may_create else None)
+        try:
             self.validate_session(caller.principal, live)
             check_project(live, project_id)
             yield live
+        finally:
+            self._manager.unpin(live)
 
     @asynccontextmanager
     async def open_stored(
@@ -138,18 +141,19 @@ class SessionService:
         Raises:
             Conflict: `session_exists`, where it is another than was asked for. What `open` raises.
         """
-        async with self._reach(caller, session_id, new) as live:
+        live = await self._pinned(caller, session_id, new)
+        try:
             self.validate_session(caller.principal, live)
             made = live.provisional and await self._turns.keep(live, *self._first_settings(caller, new))
             if not made:
                 check_agreement(live, new)
             yield live, made
+        finally:
+            self._manager.unpin(live)
 
-    @asynccontextmanager
-    async def _reach(
-        self, caller: Caller, session_id: str | None, new: NewSession | None
-    ) -> AsyncIterator[LiveSession]:
-        """The session whoever asks for it, pinned; made in memory as `new` says where it is not there.
+    async def _pinned(self, caller: Caller, session_id: str | None, new: NewSession | None) -> LiveSession:
+        """The session whoever asks for it, made in memory as `new` says where it is not there. The caller owes an
+        `unpin`.
 
         Raises: NotFound, where it is not there and `new` is None.
         """
@@ -166,10 +170,7 @@ class SessionService:
                 raise _no_session(session_id)
             self._limits.creation(caller)
             live = self._manager.pin_new(self._new_record(key, caller.principal, new))
-        try:
-            yield live
-        finally:
-            self._manager.unpin(live)
+        return live
 
     def validate_session(self, principal: Principal, live: LiveSession) -> None:
         """V2 and S5: it is this caller's to use, and not expired.
@@ -296,10 +297,13 @@ class SessionService:
         if project_id is not None:
             check_project_id(project_id)
         try:
-            async with self._reach(caller, session_id, None) as live:
+            live = await self._pinned(caller, session_id, None)
+            try:
                 self._check_owner(caller.principal, live)
                 check_project(live, project_id)
                 deleted = await self._turns.delete(live, force=force)
+            finally:
+                self._manager.unpin(live)
         except NotFound:
             if not missing_ok:
                 raise
