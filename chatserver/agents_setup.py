@@ -38,6 +38,7 @@ class Agents:
 
     catalog: Catalog
     tools: ToolServers
+    endpoints: Endpoints
 
 
 @asynccontextmanager
@@ -119,4 +120,4 @@ async def assemble(
             raise StartupError(f"the MCP server {min(taken)!r} has the name of a built-in one; give it another")
         tools = BuiltinTools(servers, own, output_chars=settings.tool_output_chars)
         stack.push_async_callback(tools.close)
-        yield Agents(catalog, tools)
+        yield Agents(catalog, tools, endpoints)

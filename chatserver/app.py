@@ -25,6 +25,7 @@ from structlog.typing import FilteringBoundLogger
 from chatserver.accounts import Accounts
 from chatserver.agents_setup import Agents, assemble
 from chatserver.api import middleware
+from chatserver.api.access_log import AccessLog
 from chatserver.api.page import PAGE, load_page
 from chatserver.api.routes import add_routes
 from chatserver.api.server import GuardedRunner
@@ -37,6 +38,8 @@ from chatserver.auto_naming import AutoNaming
 from chatserver.clock import Clock, SystemClock
 from chatserver.config import Settings
 from chatserver.errors import StartupError
+from chatserver.metrics import Metrics
+from chatserver.metrics_history import MetricsHistory
 from chatserver.session_manager import SessionManager
 from chatserver.session_service import SessionService
 from chatserver.store.accounts import AccountStore
@@ -123,6 +126,8 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         accounts = await stack.enter_async_context(
             _accounts(settings, clock, store.accounts, supervisor, log, in_memory=in_memory)
         )
+        metrics = Metrics(turns, hub, manager, store, catalog, agents.endpoints.failures)
+        history = MetricsHistory(metrics, clock)
 
         interrupted = await turns.recover()
         if interrupted:
@@ -130,6 +135,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         supervisor.start(manager.run(), "maintenance")
         supervisor.start(hub.run(), "pings")
         supervisor.start(accounts.run(hub.look_at_leases), "accounts")
+        supervisor.start(history.run(), "metrics")
         turn_supervisor.start(turns.checkpoints(), "checkpoints")
         services = Services(
             settings=settings,
@@ -144,6 +150,9 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             visitors=VisitorSigner(key),
             accounts=accounts,
             log=log,
+            metrics=metrics,
+            history=history,
+            access_log=AccessLog(log, key, metrics.http, enabled=settings.access_log),
         )
         try:
             yield services

@@ -356,6 +356,11 @@ class Settings(BaseSettings):
     )
     drain_seconds: Seconds = Field(20, description="running turns may finish this long after SIGTERM (spec D3)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+    access_log: bool = Field(True, description="whether each request is logged, as one line of level info")
+    metrics_from: tuple[str, ...] = Field(
+        ("127.0.0.0/8", "::1/128"),
+        description="addresses and networks that may read the metrics without the scope `admin`",
+    )
 
     # Store
     store_busy_seconds: Seconds = Field(5, description="how long a locked database is waited for before 503")
@@ -378,6 +383,11 @@ class Settings(BaseSettings):
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(ipaddress.ip_address(address)) for address in value)  # its ValueError says what is wrong
+
+    @field_validator("metrics_from")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(network)) for network in value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

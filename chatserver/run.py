@@ -34,14 +34,17 @@ class Run:
         answer: the assistant message as committed, still empty.
         flush_soon: asks for `flush` after the flush interval.
         commit: commits what `take_chunks` gives, for `checkpoint`.
+        on_first: told how many seconds the first piece of the answer took.
     """
 
     __slots__ = (
+        "_began",
         "_chunk_seq",
         "_commit",
         "_flush_soon",
         "_kind",
         "_last_flush",
+        "_on_first",
         "_pending",
         "_unsaved",
         "agent_closing",
@@ -74,6 +77,7 @@ class Run:
         principal: Principal,
         flush_soon: Callable[[Run], None],
         commit: Callable[[Run], Awaitable[None]],
+        on_first: Callable[[float], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.live = live
@@ -95,6 +99,8 @@ class Run:
         self.unsent: list[Chunk] = []
         self._flush_soon = flush_soon
         self._commit = commit
+        self._on_first = on_first
+        self._began = loop.time()
         self._pending: list[str] = []
         self._kind: type[ev.TextDelta] | type[ev.ReasoningDelta] = ev.TextDelta
         self._last_flush = float("-inf")
@@ -131,6 +137,8 @@ class Run:
         if pending:
             pending.append(text)
         elif now - self._last_flush >= interval:
+            if self._last_flush < 0:
+                self._on_first(now - self._began)
             self._last_flush = now
             self._say(text)
         else:

@@ -9,15 +9,17 @@ It decides no outcome (run.py) and starts nothing (turn_queue.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
 from chatserver import events as ev
 from chatserver.clock import Clock
+from chatserver.counts import TurnCounts
 from chatserver.errors import NotFound, StoreCorrupt, StoreFull, Unavailable
 from chatserver.live_session import LiveSession
-from chatserver.message import Outcome
+from chatserver.message import Message, Outcome
 from chatserver.run import Run
 from chatserver.session_manager import SessionManager
 from chatserver.store.base import FinishTurn, Store
@@ -28,7 +30,8 @@ TERMINAL_RETRY_SECONDS = 5.0
 
 
 class TurnEnds:
-    """See the module. `unsaved` are the sessions whose last turn's end is told and not stored."""
+    """See the module. `unsaved` are the sessions whose last turn's end is told and not stored; `counts` is of turns
+    from start to end."""
 
     def __init__(self, clock: Clock, store: Store, manager: SessionManager, log: FilteringBoundLogger) -> None:
         self._clock = clock
@@ -36,6 +39,7 @@ class TurnEnds:
         self._manager = manager
         self._log = log
         self.unsaved: set[LiveSession] = set()
+        self.counts = TurnCounts()
 
     async def end(self, run: Run, outcome: Outcome) -> None:
         """Commit the terminal state, then tell it; the lock is held."""
@@ -58,7 +62,17 @@ class TurnEnds:
         if error is not None:
             live.append(ev.MessageUpdated(run.session_id, replace(answer, status="streaming", usage=None), run.turn_id))
         live.append(ev.TurnEnded(run.session_id, run.turn_id, run.answer_id, outcome, usage, error))
+        self._count(answer, outcome, error)
         self._manager.remeasure(live)
+
+    def _count(self, answer: Message, outcome: Outcome, error: Mapping[str, str] | None) -> None:
+        counts = self.counts
+        counts.ended[outcome] += 1
+        counts.written += len(answer.content)
+        if error is not None:
+            counts.failures.count(error["code"])
+        if answer.usage is not None and answer.model is not None:
+            counts.spent(answer.model, answer.usage)
 
     async def _commit(self, finish: FinishTurn) -> bool:
         """Commit a terminal state, trying again while the store is away; False when it stays away."""

@@ -136,7 +136,12 @@ class TurnLife:
         )
 
         checkpoints = self._checkpoints
-        run = Run(live, turn.turn_id, user_message, answer, principal, checkpoints.flush_soon, checkpoints.commit)
+        counts = self._ends.counts
+        counts.started += 1
+        on_first = counts.first_token_of(entry.settings.id).observe
+        run = Run(
+            live, turn.turn_id, user_message, answer, principal, checkpoints.flush_soon, checkpoints.commit, on_first
+        )
         run.tools = TurnTools(run, self._servers, self._settings, self._clock)
         self._under_way.began(run)
         if self._under_way.closing:  # the drain looked for runs while this one was being committed

@@ -24,6 +24,7 @@ from chatserver.branches import Branches
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
+from chatserver.counts import TurnCounts
 from chatserver.errors import ChatServerError, Conflict, Draining, RateLimited, Unavailable
 from chatserver.flush_pace import FlushPace
 from chatserver.live_session import LiveSession
@@ -106,6 +107,22 @@ class TurnRunner:
     def running(self) -> int:
         """Turns running now."""
         return len(self._under_way.runs)
+
+    @property
+    def waiting(self) -> int:
+        """Messages in the queues of sessions in memory."""
+        lives = {run.live for run in self._under_way.runs} | self._queue.resting
+        return sum(len(live.queued) for live in lives)
+
+    @property
+    def written(self) -> int:
+        """Characters of running answers so far."""
+        return sum(run.live.state.answer_characters for run in self._under_way.runs)
+
+    @property
+    def counts(self) -> TurnCounts:
+        """Turns since the start."""
+        return self._ends.counts
 
     @property
     def draining(self) -> bool:

@@ -54,3 +54,13 @@ def test_a_librarys_error_keeps_its_traceback(capsys: pytest.CaptureFixture[str]
     line = json.loads(last_line(capsys))
     assert line["text"] == "a task\nfailed"
     assert line["exception"][0]["exc_value"] == "refused after 1 characters"
+
+
+def test_control_characters_are_escaped_whatever_their_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    """C0, DEL, C1 (which drive terminals as ESC does), separators that some readers take for line ends, direction."""
+    make_log("info").info("request", tenant="a\x1b[31m\r\nb\x7f\x9b\x85\u2028\u202e\ud800c")
+    line = capsys.readouterr().err
+
+    assert line.count("\n") == 1
+    assert line.rstrip("\n").isprintable()
+    assert line.isascii()

@@ -105,6 +105,11 @@ class Catalog:
         """Whether turns of this model would fail for want of a key."""
         return self.resolve(tenant, model_id).missing_api_key
 
+    def load(self) -> list[tuple[str, int, int]]:
+        """Of each model with places: its id, the turns that run and those that wait for a place."""
+        slotted = ((entry.settings.id, entry.slots) for entry in self._entries.values())
+        return [(model, slots.running, slots.waiting) for model, slots in slotted if slots is not None]
+
     def models(self, tenant: str) -> list[dict[str, Any]]:
         """The public list for that tenant, its default first; no key, no address, no tenants."""
         ids = self.ids(tenant)

@@ -7,6 +7,8 @@ a model's concurrency limit (slots.py) is, and a second limit below it would mak
 
 from __future__ import annotations
 
+from collections import Counter
+
 import aiohttp
 from yarl import URL
 
@@ -25,6 +27,8 @@ class Endpoints:
     def __init__(self) -> None:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._closed = False
+        # Failures by model and code since the start, those that were tried again or fell back included.
+        self.failures: Counter[tuple[str, str]] = Counter()
 
     def session(self, base_url: str) -> aiohttp.ClientSession:
         """The session for `base_url`, one for each scheme, host and port; the caller must not close it.

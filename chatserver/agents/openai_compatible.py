@@ -121,6 +121,9 @@ class OpenAICompatibleAgent:
                         yield Spent(added(spent, _estimated(conversation.tokens, exchange.completion)))
                         begun = True
                     events = await exchange.read()
+            except UpstreamError as error:  # in the middle: `_begin` has counted those before
+                self._endpoints.failures[config.id, error.narrow_code] += 1
+                raise
             finally:
                 exchange.close()
             completion = exchange.completion
@@ -180,6 +183,7 @@ class OpenAICompatibleAgent:
                 if error.objection is not None and error.objection not in self._objections:
                     self._objections.add(error.objection)
                     continue
+                self._endpoints.failures[self._config.id, error.narrow_code] += 1
                 wait = self._wait(tries, error)
                 self._log.warning(
                     "upstream_failed",

@@ -51,6 +51,16 @@ class Ready(TypedDict):
     status: Literal["ready"]
 
 
+class AdminMetrics(TypedDict):
+    """What is so now, with totals since the start, and a list of samples for each column of the last hour."""
+
+    time: float
+    version: str
+    interval_seconds: float
+    now: dict[str, float]
+    history: dict[str, list[float | None]]
+
+
 class Model(TypedDict):
     """An entry of the catalogue."""
 

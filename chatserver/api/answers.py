@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from chatserver.api.middleware import SESSION_ID
 from chatserver.api.reading import wants_minimal
+from chatserver.api.request_keys import SESSION_ID
 from chatserver.live_session import LiveSession
 
 

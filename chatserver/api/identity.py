@@ -14,7 +14,8 @@ from functools import partial
 
 from aiohttp import web
 
-from chatserver.api.reading import CALLER, VISITOR_COOKIE, address_of, is_secure
+from chatserver.api.reading import VISITOR_COOKIE, address_of, is_secure
+from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.auth.tokens import Token
 from chatserver.errors import Forbidden, Unauthorized, UnsupportedMedia

@@ -12,17 +12,17 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from chatserver.api import problems
+from chatserver.api.access_log import route_of
 from chatserver.api.identity import identify
 from chatserver.api.reading import SESSION_HEADER
+from chatserver.api.request_keys import REQUEST_ID, SESSION_ID
 from chatserver.api.services import services
-from chatserver.errors import ChatServerError, Forbidden, Misdirected
-
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-# Set by handlers as soon as they know it; told in every answer (spec S1).
-SESSION_ID: web.RequestKey[str] = web.RequestKey("session_id", str)
+from chatserver.errors import ChatServerError, Forbidden, Misdirected, RateLimited, StoreFull, Unavailable
 
 # What pages of other origins may read of an answer (Fetch standard, §3.2.3).
 _EXPOSED = "X-Session-ID, X-Request-ID, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Link"
+# Refusals that an operator should see growing: this caller has too much, or everybody together.
+_LIMITS = (RateLimited, Unavailable, StoreFull)
 # Resources that answer whoever asks; the URL table says which.
 OPEN: web.AppKey[frozenset[web.AbstractResource | None]] = web.AppKey("open")
 
@@ -31,30 +31,40 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into a problem. The first of the three places where any exception ends: the request's border."""
+    """Turn every error into a problem, and tell the access log. The first of the three places where any exception ends:
+    the request's border. One function for both: its frame stands behind every open stream."""
+    app = services(request)
+    began = app.clock.monotonic()
     request_id = request[REQUEST_ID] = secrets.token_hex(8)
+    response: web.StreamResponse | None = None
     try:
         refuse_foreign_host(request)
         refuse_cross_site(request)
         if request.match_info.route.resource not in request.app[OPEN] and request.method != "OPTIONS":
             await identify(request)
-        return await handler(request)
+        response = await handler(request)
     except ChatServerError as error:
-        return _refusal(request, problems.response(error, request_id))
+        if isinstance(error, _LIMITS):
+            app.metrics.http.refusals[error.narrow_code] += 1
+        response = _refusal(request, problems.response(error, request_id))
     except web.HTTPMethodNotAllowed as error:
         allow = ", ".join(sorted(error.allowed_methods))
-        return _refusal(request, problems.http_response(405, request_id, allow=allow))
+        response = _refusal(request, problems.http_response(405, request_id, allow=allow))
     except web.HTTPException as error:
         if error.status < 400:
+            response = error
             raise
-        return _refusal(request, problems.http_response(error.status, request_id))
+        response = _refusal(request, problems.http_response(error.status, request_id))
     except ConnectionError:
         raise  # the client has gone; there is nobody to answer
     except Exception as error:
-        services(request).log.error(
+        app.log.error(
             "request_failed", request_id=request_id, route=route_of(request), method=request.method, exc_info=error
         )
-        return _refusal(request, problems.internal(request_id))
+        response = _refusal(request, problems.internal(request_id))
+    finally:
+        app.access_log.ended(request, response, app.clock.monotonic() - began)
+    return response
 
 
 def _refusal(request: web.Request, problem: web.Response) -> web.Response:
@@ -69,12 +79,6 @@ def _refusal(request: web.Request, problem: web.Response) -> web.Response:
     if request.path.startswith("/api/llm/") and isinstance(problem.body, bytes):
         problem.body = orjson.dumps({"success": False, **orjson.loads(problem.body)})
     return problem
-
-
-def route_of(request: web.Request) -> str:
-    """The route's pattern, never the path itself, which holds ids."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "-"
 
 
 def refuse_foreign_host(request: web.Request) -> None:

@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.errors import (
     FieldError,
@@ -32,7 +33,6 @@ SESSION_HEADER = "X-Session-ID"
 # pydantic names every wrong item of a long list; a person reads the first few.
 MAX_FIELD_ERRORS = 20
 
-CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -120,7 +120,7 @@ def address_of(request: web.Request) -> str:
     proxy itself added)."""
     remote = request.remote or "unknown"
     if remote in services(request).settings.trusted_proxies:
-        forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        forwarded = request.headers.getall("X-Forwarded-For", [""])[-1].rpartition(",")[2].strip()
         try:
             return str(ipaddress.ip_address(forwarded))
         except ValueError:

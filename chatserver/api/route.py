@@ -10,6 +10,7 @@ from pydantic import BaseModel
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 HTML = "text/html"
+PLAIN = "text/plain"
 ANY_FILE = "*/*"
 
 

@@ -24,7 +24,7 @@ from chatserver.api import answer_schemas as a
 from chatserver.api import message_schemas as m
 from chatserver.api import record_schemas as r
 from chatserver.api import schemas as s
-from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, Route
+from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, PLAIN, Route
 
 _STREAM = a.StreamEvent
 # With `format=state` a stream's events are whole states.
@@ -39,6 +39,8 @@ _LLM = "/api/llm/sessions"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", ops.health, answer=a.Health, open=True),
     Route("GET", "/health/ready", ops.ready, answer=a.Ready, open=True),
+    Route("GET", "/metrics", ops.metrics, content=PLAIN, open=True),
+    Route("GET", "/api/admin/metrics", ops.admin_metrics, query=s.MetricsQuery, answer=a.AdminMetrics, open=True),
     Route("POST", "/api/chat", chat.chat, body=s.ChatBody, answer=a.StateAfterChat),
     Route("GET", "/api/state", chat.state, query=s.SessionQuery, answer=a.State),
     Route(

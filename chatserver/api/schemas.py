@@ -94,6 +94,12 @@ class MultiplexQuery(Query):
     )
 
 
+class MetricsQuery(Query):
+    """`GET /api/admin/metrics`."""
+
+    since: float = Field(0, allow_inf_nan=False, description="Seconds since the epoch: samples after it only.")
+
+
 # --- arguments of commands ---
 
 

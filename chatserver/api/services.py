@@ -10,9 +10,12 @@ from structlog.typing import FilteringBoundLogger
 from chatserver.accounts import Accounts
 from chatserver.agents.base import ToolServers
 from chatserver.agents.catalog import Catalog
+from chatserver.api.access_log import AccessLog
 from chatserver.auth.visitors import VisitorSigner
 from chatserver.clock import Clock
 from chatserver.config import Settings
+from chatserver.metrics import Metrics
+from chatserver.metrics_history import MetricsHistory
 from chatserver.session_manager import SessionManager
 from chatserver.session_service import SessionService
 from chatserver.store.base import Store
@@ -36,6 +39,9 @@ class Services:
     visitors: VisitorSigner
     accounts: Accounts
     log: FilteringBoundLogger
+    metrics: Metrics
+    history: MetricsHistory
+    access_log: AccessLog
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -121,10 +121,12 @@ async def _prepare(request: web.Request, app: Services) -> tuple[EventStream, Co
     await response.prepare(request)
     await response.write(b"retry: %d\n\n" % app.hub.retry_milliseconds())
     response.headers.clear()  # they are out, and weigh another kilobyte
+    app.access_log.opened(request)
     connection = Connection(
         TransportSink(request, response),
         stall_seconds=app.settings.stall_timeout_seconds,
         backlog_bytes=app.settings.subscriber_backlog_bytes,
+        counts=app.hub.counts,
         holder=caller_of(request).principal.counted_as,
         lease=lease_of(request),
     )

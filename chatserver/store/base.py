@@ -42,6 +42,7 @@ from chatserver.store.records import (
     SessionSummary,
     Started,
     StartTurn,
+    StoreCounts,
     StoredSession,
     StoredTurn,
     WholeSession,
@@ -62,6 +63,7 @@ __all__ = [
     "StartTurn",
     "Started",
     "Store",
+    "StoreCounts",
     "StoredSession",
     "StoredTurn",
     "WholeSession",
@@ -77,6 +79,9 @@ LISTED_PROJECTS = 1000
 
 class Store(Protocol):
     """See the module's promises."""
+
+    def counts(self) -> StoreCounts:
+        """How busy it is; never waits."""
 
     async def ready(self) -> None:
         """Raise if a read or a write would fail now (readiness, spec L1)."""

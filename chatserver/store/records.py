@@ -204,3 +204,11 @@ class SessionStats:
     def average_messages_per_session(self) -> float:
         """0 where there is no session."""
         return self.total_messages / self.total_sessions if self.total_sessions else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """Transactions committed since the start (many writes share one), and operations that wait now."""
+
+    commits: int
+    waiting: int

@@ -36,6 +36,7 @@ from chatserver.store.base import (
     SessionSummary,
     Started,
     StartTurn,
+    StoreCounts,
     StoredSession,
     StoredTurn,
     WholeSession,
@@ -151,10 +152,9 @@ class SqlStore:
         await self._reader.close()  # first: the last connection to close empties the log, and readers may not
         await self._writer.close()
 
-    @property
-    def commits(self) -> int:
-        """Transactions committed since the start; many writes share one."""
-        return self._writer.commits
+    def counts(self) -> StoreCounts:
+        waiting = self._writer.waiting + (0 if self._reader is self._writer else self._reader.waiting)
+        return StoreCounts(self._writer.commits, waiting)
 
     async def ready(self) -> None:
         await self._reader.submit(operations.probe_reading)

@@ -80,6 +80,11 @@ class Transactions:
         self._closed = False
         self.commits = 0
 
+    @property
+    def waiting(self) -> int:
+        """Operations that wait or run now."""
+        return self._waiting
+
     async def open(self) -> None:
         """Start the threads; returns when each has its connection.
 

@@ -12,6 +12,7 @@ import random
 
 from chatserver.clock import Clock
 from chatserver.config import Settings
+from chatserver.counts import StreamCounts
 from chatserver.errors import Draining, RateLimited, Unavailable
 from chatserver.streams.subscriber import Connection, goodbye_frame, ping_frame
 
@@ -67,6 +68,7 @@ class StreamHub:
         self._named: dict[tuple[str, str], Connection] = {}
         self._count = 0
         self._farewell: str | None = None
+        self.counts = StreamCounts()
         self.degraded = False
 
     def __len__(self) -> int:
@@ -102,6 +104,7 @@ class StreamHub:
                 )
             self._by_address[address] = near + 1
         self._count += 1
+        self.counts.opened += 1
         self._by_caller[caller] = mine + 1
 
     def _free(self, caller: str, address: str | None) -> None:
@@ -171,6 +174,7 @@ class StreamHub:
         for pending, connection in sorted(held, key=lambda item: item[0], reverse=True):
             if excess <= 0:
                 break
+            self.counts.cut += 1
             connection.sink.abort()
             excess -= pending
             cut += 1
@@ -198,6 +202,16 @@ class StreamHub:
             return
         connection.send(goodbye_frame(reason, self.retry_milliseconds()))
         connection.end()
+
+    def backlog(self) -> tuple[int, int]:
+        """Streams that are behind now, and the unsent bytes of all; looks at each of them."""
+        behind = unsent = 0
+        for bucket in self._buckets:
+            for connection in bucket:
+                behind += connection.lagging
+                if not connection.sink.closing:
+                    unsent += connection.sink.pending_bytes
+        return behind, unsent
 
     def goodbye(self, reason: str) -> None:
         """Tell every stream to come back later, end it, and refuse new ones; idempotent."""

@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from chatserver.counts import StreamCounts
 from chatserver.events import Frame, Position, encode_plain
 
 # Asked again and again while a stream is open: the reason for which it must end, or None.
@@ -82,6 +83,7 @@ class Connection:
         sink: the transport.
         stall_seconds: without a byte taken for this long, it is cut.
         backlog_bytes: missed bytes above which a snapshot is sent instead.
+        counts: of the streams of this process.
         holder: who opened it; None where that is nobody in particular.
         lease: tells why what let its holder open it is over.
     """
@@ -90,6 +92,7 @@ class Connection:
         "_stall_seconds",
         "_wake",
         "backlog_bytes",
+        "counts",
         "ended",
         "holder",
         "lagging",
@@ -99,7 +102,14 @@ class Connection:
     )
 
     def __init__(
-        self, sink: Sink, *, stall_seconds: float, backlog_bytes: int, holder: str | None = None, lease: Lease = None
+        self,
+        sink: Sink,
+        *,
+        stall_seconds: float,
+        backlog_bytes: int,
+        counts: StreamCounts,
+        holder: str | None = None,
+        lease: Lease = None,
     ) -> None:
         self.sink = sink
         self.lagging = False
@@ -108,6 +118,7 @@ class Connection:
         self._wake: asyncio.Future[None] | None = None
         self._stall_seconds = stall_seconds
         self.backlog_bytes = backlog_bytes
+        self.counts = counts
         self.holder = holder
         self.lease = lease
 
@@ -120,6 +131,7 @@ class Connection:
 
     def mark_lagging(self) -> None:
         self.lagging = True
+        self.counts.lagged += 1
         self.rouse()
 
     def end(self) -> None:
@@ -129,6 +141,7 @@ class Connection:
 
     def cut(self) -> None:
         """Drop it, and what it still holds: its client comes back and begins anew."""
+        self.counts.cut += 1
         self.sink.abort()
         self.end()
 
@@ -254,7 +267,10 @@ class Subscription:
         if self.cursor == self._source.position:
             return
         missed = self._missed()
-        self.connection.sink.write(self._source.snapshot_frame() if missed is None else missed)
+        if missed is None:
+            self.connection.counts.skipped += 1
+            missed = self._source.snapshot_frame()
+        self.connection.sink.write(missed)
         self.cursor = self._source.position
 
     def _missed(self) -> bytes | None:

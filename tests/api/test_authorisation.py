@@ -98,6 +98,9 @@ ONE_LLM = "/api/llm/sessions/{session_id}"
 TABLE: tuple[Row, ...] = (
     _open("GET", "/health"),
     _open("GET", "/health/ready"),
+    # By address, which is this machine's in all of these rows; tests/api/test_metrics.py has the others.
+    _open("GET", "/metrics"),
+    _open("GET", "/api/admin/metrics"),
     Row("POST", "/api/chat", body={"message": "hello", **SESSION}),
     Row("GET", "/api/state", "/api/state?session_id={session}"),
     Row("GET", "/api/chat/stream", "/api/chat/stream?session_id={session}"),

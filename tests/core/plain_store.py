@@ -34,6 +34,7 @@ from chatserver.store.base import (
     SessionSummary,
     Started,
     StartTurn,
+    StoreCounts,
     StoredSession,
     StoredTurn,
     WholeSession,
@@ -111,6 +112,7 @@ class PlainStore:
         self._sessions: dict[SessionKey, _Session] = {}
         self._last_fences: dict[SessionKey, tuple[int, float | None]] = {}  # of deleted ones; when a start found them
         self._closed = False
+        self._commits = 0
 
     async def _do(self, work: Callable[[], T]) -> T:
         """All writes and reads wait alike, so they take effect in the order of their calls."""
@@ -118,6 +120,7 @@ class PlainStore:
             raise StoreUnavailable("the store is closed")
         await asyncio.sleep(0)
         result = work()
+        self._commits += 1
         await asyncio.sleep(0)
         return result
 
@@ -159,6 +162,9 @@ class PlainStore:
             updated_at=now,
             expires_at=expires_at,
         )
+
+    def counts(self) -> StoreCounts:
+        return StoreCounts(self._commits, 0)
 
     # --- reads ---
 

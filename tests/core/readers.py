@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from chatserver import events as ev
+from chatserver.counts import StreamCounts
 from chatserver.streams.subscriber import Connection, Source, Subscription
 from tests.checker import reducer
 from tests.checker.history import History
@@ -107,7 +108,9 @@ class Reader:
         backlog_bytes: int = BACKLOG_BYTES,
     ) -> None:
         self.sink = sink or FakeSink()
-        self.connection = Connection(self.sink, stall_seconds=stall_seconds, backlog_bytes=backlog_bytes)
+        self.connection = Connection(
+            self.sink, stall_seconds=stall_seconds, backlog_bytes=backlog_bytes, counts=StreamCounts()
+        )
         self.states: dict[str, dict[str, Any]] = {}
         self.positions: dict[str, Seen] = {}
         self._events: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from chatserver.counts import StreamCounts
 from chatserver.errors import Draining, RateLimited, Unavailable
 from chatserver.streams.hub import StreamHub
 from chatserver.streams.subscriber import Connection
@@ -18,7 +19,7 @@ def make(**settings: object) -> StreamHub:
 
 
 def connection() -> Connection:
-    return Connection(FakeSink(), stall_seconds=15, backlog_bytes=1000)
+    return Connection(FakeSink(), stall_seconds=15, backlog_bytes=1000, counts=StreamCounts())
 
 
 def said(connection: Connection) -> bytes:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from chatserver import events as ev
+from chatserver.counts import StreamCounts
 from chatserver.events import Position
 from chatserver.live_session import LiveSession
 from chatserver.streams.subscriber import Connection, StateView, goodbye_frame, ping_frame
@@ -436,7 +437,8 @@ class Viewer:
     """A client of `?format=state`."""
 
     def __init__(self, live: LiveSession, sink: FakeSink) -> None:
-        self.connection = Connection(sink, stall_seconds=STALL_SECONDS, backlog_bytes=BACKLOG_BYTES)
+        self.counts = StreamCounts()
+        self.connection = Connection(sink, stall_seconds=STALL_SECONDS, backlog_bytes=BACKLOG_BYTES, counts=self.counts)
         self.view = StateView(live, self.connection, interval_seconds=0.1)
         self.task = asyncio.get_running_loop().create_task(self.view.serve())
 
