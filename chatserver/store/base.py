@@ -71,8 +71,9 @@ __all__ = [
 
 # What a preview of a message shows (spec P2).
 PREVIEW_CHARS = 100
-# Sessions that one transaction of `adopt_sessions` takes: it holds up everybody else's writes for as long.
-ADOPTED_TOGETHER = 100
+# Sessions that one transaction of `adopt_sessions` takes: their texts leave the old owner's index, and everybody else's
+# writes wait for that.
+ADOPTED_TOGETHER = 20
 # Projects that one list holds, the ones used last: a person has a handful, a program may have made thousands.
 LISTED_PROJECTS = 1000
 

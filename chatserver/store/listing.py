@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from itertools import islice
 
+from chatserver.store import search
 from chatserver.store.base import (
     ADOPTED_TOGETHER,
     PREVIEW_CHARS,
     ProjectSummary,
     SessionFilter,
     SessionKey,
-    SessionRecord,
     SessionStats,
     SessionSummary,
 )
 from chatserver.store.operations import delete_session
 from chatserver.store.recovery import REMEMBER_DELETED_SECONDS
 from chatserver.store.rows import Row, key_params, record_of
+from chatserver.store.search import matches
 from chatserver.store.transaction import Transaction
-from chatserver.store.words import query_words, words_of
 
 # Before the first place of every list.
 _FIRST = (math.inf, "")
@@ -43,20 +42,13 @@ def list_sessions(
         "limit": limit,
         "offset": offset,
     }
-    statement = tx.sql.list_sessions if where.project_id is None else tx.sql.list_project_sessions
-    if where.query is None:
-        return tuple(map(_summary_of, tx.all(statement, params)))
-    words = query_words(where.query)
-    every = map(_summary_of, tx.all(statement, {**params, "limit": -1, "offset": 0}))
-    found = (s for s in every if words and _holds(tx, s.record, words))
-    return tuple(islice(found, offset, offset + limit))
-
-
-def _holds(tx: Transaction, record: SessionRecord, words: tuple[str, ...]) -> bool:
-    texts = [record.title, *(text for (text,) in tx.all(tx.sql.settled_contents, key_params(record.key)))]
-    held = {word for text in texts for word in words_of(text)}
-    *whole, beginning = words
-    return held.issuperset(whole) and any(word.startswith(beginning) for word in held)
+    words: tuple[str, ...] = ()
+    if where.query is not None:
+        if where.owner is None or not (words := matches(where.tenant, where.owner, where.query)):
+            return ()
+        params.update((f"word_{at}", word) for at, word in enumerate(words))
+    statement = tx.sql.list_sessions(in_project=where.project_id is not None, words=len(words))
+    return tuple(map(_summary_of, tx.all(statement, params)))
 
 
 def _summary_of(row: Row) -> SessionSummary:
@@ -93,8 +85,14 @@ def adopt_some(tx: Transaction, *, tenant: str, from_owner: str, to_owner: str, 
     """One transaction of `Store.adopt_sessions`."""
     if from_owner == to_owner:
         return ()
-    params = {"tenant": tenant, "owner": from_owner, "to_owner": to_owner, "now": now, "limit": ADOPTED_TOGETHER}
-    return tuple(SessionKey(*row) for row in tx.all(tx.sql.adopt_sessions, params))
+    params = {"tenant": tenant, "owner": from_owner, "now": now, "limit": ADOPTED_TOGETHER}
+    adopted = []
+    for row in tx.all(tx.sql.sessions_to_adopt, params):
+        key = SessionKey(row[0], row[1])
+        search.remove(tx, row)
+        tx.run(tx.sql.adopt_session, {**key_params(key), "to_owner": to_owner})
+        adopted.append(key)
+    return tuple(adopted)
 
 
 def purge_expired(

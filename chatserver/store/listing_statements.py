@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     ClauseElement,
     ColumnElement,
     Integer,
+    Text,
     bindparam,
     case,
     delete,
@@ -20,12 +22,12 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    table,
     tuple_,
-    update,
 )
 
 from chatserver.store.expressions import ONE, ZERO, p
-from chatserver.store.schema import RECORD_COLUMNS, deleted_sessions, messages, sessions
+from chatserver.store.schema import ROW_COLUMNS, SEQ_BITS, deleted_sessions, messages, sessions
 
 # Of the beginning of a message, from which white space is folded away (PREVIEW_CHARS remain).
 _PREVIEW_SOURCE = literal_column("400", Integer)
@@ -35,20 +37,28 @@ _OFFSET = bindparam("offset", type_=Integer)
 # Where no offset is given, SQLAlchemy would bind one of 0 by itself (`.offset(ZERO)`).
 
 
-def _owned() -> tuple[ColumnElement[bool], ...]:
-    """An owner's sessions that have not expired at `now`."""
+def _of_owner() -> tuple[ColumnElement[bool], ...]:
     c = sessions.c
     # Said again beside the equation: SQLite takes a partial index only where its condition is repeated.
-    return (c.tenant == p(c.tenant), c.owner == p(c.owner), c.owner.is_not(None), c.expires_at > p(c.expires_at, "now"))
+    return (c.tenant == p(c.tenant), c.owner == p(c.owner), c.owner.is_not(None))
+
+
+def _owned() -> tuple[ColumnElement[bool], ...]:
+    """An owner's sessions that have not expired at `now`."""
+    return (*_of_owner(), sessions.c.expires_at > p(sessions.c.expires_at, "now"))
 
 
 def _place() -> ColumnElement[Any]:
     return tuple_(sessions.c.updated_at, sessions.c.session_id)
 
 
-def page(in_project: bool) -> Any:
+def page(in_project: bool, words: int) -> Any:
     """Up to `limit` sessions behind (`after_at`, `after_id`), skipping `offset`, newest first, with the beginnings of
-    the newest message and of the one before it."""
+    the newest message and of the one before it.
+
+    Args:
+        words: how many FTS5 queries, `word_0` and on, a session must have a document for.
+    """
     c = sessions.c
     conditions = [
         *_owned(),
@@ -57,6 +67,16 @@ def page(in_project: bool) -> Any:
     ]
     if in_project:
         conditions.append(c.project_id == p(c.project_id))
+    conditions += [
+        # Plus 0, so that SQLite goes through the owner's sessions in order and asks of each: it stops when the page is
+        # full.
+        (c.number + ZERO).in_(
+            select(literal_column(f"rowid >> {SEQ_BITS}", BigInteger))
+            .select_from(table("search"))
+            .where(literal_column("search").op("MATCH")(bindparam(f"word_{at}", type_=Text)))
+        )
+        for at in range(words)
+    ]
     keys = (
         select(c.tenant, c.session_id, c.updated_at)
         .where(*conditions)
@@ -74,7 +94,7 @@ def with_previews(keys: Any) -> Any:
     leaf, before = messages.alias("leaf"), messages.alias("before_leaf")
     return (
         select(
-            *(c[name] for name in RECORD_COLUMNS),
+            *(c[name] for name in ROW_COLUMNS),
             func.substr(leaf.c.content, ONE, _PREVIEW_SOURCE),
             func.substr(before.c.content, ONE, _PREVIEW_SOURCE),
         )
@@ -125,46 +145,33 @@ def stats() -> ClauseElement:
     )
 
 
-def branch_page() -> ClauseElement:
-    """Messages `offset` and on of the branch that ends at `leaf_id`, oldest first: the walk holds ids alone."""
-    m = messages.c
-    session = (m.tenant == p(m.tenant), m.session_id == p(m.session_id))
-    leaf = (
-        select(m.message_id, m.parent_id, literal_column("1", Integer).label("depth"))
-        .where(*session, m.message_id == p(m.message_id, "leaf_id"))
-        .cte("branch", recursive=True)
-    )
-    parent = messages.alias("parent")
-    walk = leaf.union_all(
-        select(parent.c.message_id, parent.c.parent_id, leaf.c.depth + ONE)
-        .select_from(leaf)
-        .join(parent, parent.c.message_id == leaf.c.parent_id)
-        .where(
-            parent.c.tenant == p(m.tenant),
-            parent.c.session_id == p(m.session_id),
-            # A branch cannot be longer; this ends the walk in a damaged database with a cycle of parents.
-            leaf.c.depth < bindparam("count", type_=Integer),
-        )
-    )
-    keys = select(walk.c.message_id, walk.c.depth).order_by(walk.c.depth.desc()).limit(_LIMIT).offset(_OFFSET)
-    wanted = keys.subquery("page")
-    return (
-        select(*messages.c)
-        .select_from(wanted)
-        .join(messages, m.message_id == wanted.c.message_id)
-        .where(*session)
-        .order_by(wanted.c.depth.desc())
-    )
-
-
-def adopt() -> Any:
-    """Give up to `limit` of an owner's sessions to `to_owner`, each under a new fence."""
+def to_adopt() -> ClauseElement:
+    """Up to `limit` of an owner's sessions."""
     c = sessions.c
-    some = select(c.session_id).where(*_owned()).limit(_LIMIT).offset(ZERO)
+    return select(*(c[name] for name in ROW_COLUMNS)).where(*_owned()).limit(_LIMIT).offset(ZERO)
+
+
+def unindexed() -> ClauseElement:
+    """Up to `limit` of an owner's sessions behind (`after_at`, `after_id`), oldest first, of which something is not in
+    the full-text index: `(updated_at, session_id, title, number, indexed_seq)`."""
+    c = sessions.c
+    keys = (
+        select(c.tenant, c.session_id, c.updated_at)
+        .where(
+            *_of_owner(),
+            c.message_count > c.indexed_seq,
+            _place() > tuple_(p(c.updated_at, "after_at"), p(c.session_id, "after_id")),
+        )
+        .order_by(c.updated_at, c.session_id)
+        .limit(_LIMIT)
+        .offset(ZERO)
+        .subquery("page")
+    )
     return (
-        update(sessions)
-        .where(c.tenant == p(c.tenant), c.session_id.in_(some))
-        .values(owner=p(c.owner, "to_owner"), fence=c.fence + ONE)
+        select(keys.c.updated_at, c.session_id, c.title, c.number, c.indexed_seq)
+        .select_from(keys)
+        .join(sessions, (c.tenant == keys.c.tenant) & (c.session_id == keys.c.session_id))
+        .order_by(keys.c.updated_at, keys.c.session_id)
     )
 
 
@@ -191,7 +198,7 @@ def sessions_behind() -> Any:
     """Up to `limit` sessions of a tenant with greater ids than `session_id`, by rising id."""
     c = sessions.c
     return (
-        select(*(c[name] for name in RECORD_COLUMNS))
+        select(*(c[name] for name in ROW_COLUMNS))
         .where(c.tenant == p(c.tenant), c.session_id > p(c.session_id))
         .order_by(c.session_id)
         .limit(_LIMIT)

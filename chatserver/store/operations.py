@@ -12,6 +12,7 @@ from typing import Any
 
 from chatserver.errors import Conflict, NotFound, TooLarge
 from chatserver.message import Message
+from chatserver.store import search
 from chatserver.store.base import (
     Chunk,
     Duplicate,
@@ -31,6 +32,7 @@ from chatserver.store.rows import (
     message_params,
     metadata_param,
     new_session_params,
+    number_of,
     queued_turn_of,
     queued_turn_params,
     record_of,
@@ -41,6 +43,9 @@ from chatserver.store.transaction import Transaction
 
 # Of a branch that is looked through for its system messages: some 100 ms of a reader's time.
 MAX_WALK = 50_000
+
+# A change of these changes what a search finds.
+_SEARCHED = frozenset({"title", "owner"})
 
 
 def _no_session(key: SessionKey) -> NotFound:
@@ -138,8 +143,16 @@ def probe_reading(tx: Transaction) -> None:
 # --- sessions ---
 
 
+def insert_session(tx: Transaction, params: Mapping[str, Any]) -> Row | None:
+    """The row of the new session, or None where there is one already."""
+    row = tx.one(tx.sql.insert_session, params)
+    if row is not None:
+        tx.run(tx.sql.take_number, {"number": number_of(row)})
+    return row
+
+
 def create_session(tx: Transaction, *, record: SessionRecord) -> SessionRecord:
-    row = tx.one(tx.sql.insert_session, new_session_params(record)) or tx.one(tx.sql.record, key_params(record.key))
+    row = insert_session(tx, new_session_params(record)) or tx.one(tx.sql.record, key_params(record.key))
     assert row is not None  # noqa: S101 - it was inserted or it was there
     return record_of(row)
 
@@ -149,6 +162,11 @@ def update_session(
 ) -> SessionRecord | NotFound:
     if not changes and not new_fence:
         return read_record(tx, key=key) or _no_session(key)
+    if not _SEARCHED.isdisjoint(changes) and (before := tx.one(tx.sql.record, key_params(key))) is not None:
+        if "owner" in changes:
+            search.remove(tx, before)
+        else:
+            search.rename(tx, before, changes["title"])
     row = tx.one(
         tx.sql.update_session(frozenset(changes)),
         {**key_params(key), **change_params(changes), "fences": int(new_fence), "now": now},
@@ -157,11 +175,13 @@ def update_session(
 
 
 def delete_session(tx: Transaction, *, key: SessionKey) -> bool:
-    row = tx.one(tx.sql.delete_session, key_params(key))  # messages, turns and chunks go with it
+    row = tx.one(tx.sql.record, key_params(key))
     if row is None:
         return False
+    search.remove(tx, row)
+    tx.run(tx.sql.delete_session, key_params(key))  # messages, turns and chunks go with it
     # One more than the last: the deletion's own event is numbered with a fence that nobody commits.
-    tx.run(tx.sql.bury_session, {**key_params(key), "fence": row[0] + 1, "found_at": None})
+    tx.run(tx.sql.bury_session, {**key_params(key), "fence": record_of(row).fence + 1, "found_at": None})
     return True
 
 
@@ -177,8 +197,8 @@ def add_message(
 ) -> SessionRecord | NotFound:
     row = None
     if create is not None:
-        row = tx.one(
-            tx.sql.insert_session,
+        row = insert_session(
+            tx,
             new_session_params(create, message_count=1, leaf_id=message.id, updated_at=now, expires_at=expires_at),
         )
     if row is None:
@@ -231,7 +251,7 @@ def fork_session(
         return Conflict("an answer of this branch is still running", code="busy")
     if count > limit:
         return TooLarge(f"a branch of more than {limit} messages cannot be copied", code="branch_too_long")
-    row = tx.one(tx.sql.insert_session, new_session_params(create, message_count=count, leaf_id=message_id))
+    row = insert_session(tx, new_session_params(create, message_count=count, leaf_id=message_id))
     if row is None:
         return Conflict(f"there is a session {create.key.session_id!r} already")
     tx.run(tx.sql.copy_branch, params | {"count": count})
@@ -257,8 +277,8 @@ def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | No
     }
     row = None
     if start.create is not None and not start.queued:
-        row = tx.one(
-            sql.insert_session,
+        row = insert_session(
+            tx,
             new_session_params(
                 start.create, message_count=2, leaf_id=answer.id, updated_at=start.now, expires_at=start.expires_at
             ),

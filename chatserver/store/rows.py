@@ -1,6 +1,6 @@
 """Rows to records and back; JSON columns are orjson's text, NULL where there is nothing.
 
-Rows come in the order of RECORD_COLUMNS and MESSAGE_COLUMNS (statements.py).
+Rows come in the order of ROW_COLUMNS and MESSAGE_COLUMNS (statements.py).
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def record_of(row: Row) -> SessionRecord:
         last_message_at,
         leaf_id,
         fence,
+        _number,
+        _indexed_seq,
     ) = row
     return SessionRecord(
         key=SessionKey(tenant, session_id),
@@ -69,6 +71,17 @@ def record_of(row: Row) -> SessionRecord:
         leaf_id=leaf_id,
         fence=fence,
     )
+
+
+def number_of(row: Row) -> int:
+    """What the full-text index calls the session of a row."""
+    number: int = row[16]
+    return number
+
+
+def indexed_of(row: Row) -> tuple[str, str, str | None, str, int, int]:
+    """What the full-text index needs of a session's row: tenant, id, owner, title, number, how far it is indexed."""
+    return row[0], row[1], row[3], row[4], row[16], row[17]
 
 
 def new_session_params(

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     Double,
     ForeignKeyConstraint,
     Index,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    event,
     literal_column,
 )
 
@@ -60,16 +62,20 @@ sessions = Table(
     # When the session is looked at for having expired: `expires_at` as it was at its creation or the last look. Each
     # turn pushes `expires_at`; an index of that would be written as often.
     Column("look_at", Double, nullable=False, server_default="0"),
+    # What the full-text index calls the session (search.py); never used twice.
+    Column("number", BigInteger, nullable=False, server_default="0"),
+    # Its messages up to this `seq` are in the full-text index; 0: its title alone; -1: nothing.
+    Column("indexed_seq", Integer, nullable=False, server_default="-1"),
     PrimaryKeyConstraint("tenant", "session_id"),
     Index("sessions_by_look", "look_at"),
     sqlite_with_rowid=False,
 )
-RECORD_COLUMNS = tuple(c.name for c in sessions.c if c.name != "look_at")
+ROW_COLUMNS = tuple(c.name for c in sessions.c if c.name != "look_at")
 
 # A person's sessions, newest first, all and by project (spec P2, U2), with what lists and sums look at, so that they
 # read the index alone. A session without an owner is in no list, and costs them nothing.
 _owned = sessions.c.owner.is_not(None)
-_looked_at = ("is_active", "expires_at", "message_count")
+_looked_at = ("is_active", "expires_at", "message_count", "number", "indexed_seq")
 for _name, _order in (
     ("sessions_by_owner", ("updated_at", "session_id")),
     ("sessions_by_owner_and_project", ("project_id", "updated_at", "session_id")),
@@ -246,3 +252,24 @@ readiness = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("count", BigInteger, nullable=False),
 )
+
+# One row: the last number that a session got.
+session_numbers = Table(
+    "session_numbers",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+)
+
+# Of the number of a document in the full-text index, for the message's `seq`: those beyond the 16,777,215th of a
+# session are not found.
+SEQ_BITS = 24
+# The words of titles and messages (search.py). FTS5 knows neither columns' types nor constraints, so it is no Table.
+# `detail=none`: which documents a word is in, not where. `ascii` splits at spaces and ASCII punctuation, of which
+# words.py leaves none.
+SEARCH_DDL = "CREATE VIRTUAL TABLE search USING fts5(words, content='', detail='none', columnsize=0, tokenize='ascii')"
+
+
+@event.listens_for(METADATA, "after_create")
+def _create_search(_target: MetaData, connection: Connection, **_options: object) -> None:
+    connection.exec_driver_sql(SEARCH_DDL)

@@ -10,15 +10,15 @@ What a method does is in operations.py; when it is committed, in writer.py; how 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chatserver.config import Settings
-from chatserver.errors import StartupError
+from chatserver.errors import StartupError, StoreFull, StoreUnavailable
 from chatserver.message import Message
-from chatserver.store import listing, operations, recovery, sqlite
+from chatserver.store import listing, operations, recovery, search, sqlite
 from chatserver.store import whole as whole_sessions
 from chatserver.store.accounts import AccountStore
 from chatserver.store.base import (
@@ -191,9 +191,20 @@ class SqlStore:
     async def list_sessions(
         self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
     ) -> tuple[SessionSummary, ...]:
+        if where.query is not None and where.owner is not None:
+            await self._bring_index_up(where.tenant, where.owner)
         return await self._reader.submit(
             partial(listing.list_sessions, where=where, limit=limit, offset=offset, after=after)
         )
+
+    async def _bring_index_up(self, tenant: str, owner: str) -> None:
+        """Index what the owner wrote since the last search (search.py)."""
+        with suppress(StoreUnavailable, StoreFull):  # what is indexed can be found where nothing can be written
+            if await self._reader.submit(partial(search.is_behind, tenant=tenant, owner=owner)):
+                place: search.Place | None = search.FIRST
+                while place is not None:
+                    work = partial(search.index_some, tenant=tenant, owner=owner, after=place)
+                    place = await self._writer.submit(work)
 
     async def list_projects(
         self, tenant: str, owner: str | None, now: float, *, limit: int = LISTED_PROJECTS

@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -43,18 +44,19 @@ from chatserver.store.expressions import of_turn as _turn
 from chatserver.store.expressions import p as _p
 from chatserver.store.schema import (
     QUEUED,
-    RECORD_COLUMNS,
+    ROW_COLUMNS,
     RUNNING,
     WITHDRAWN,
     deleted_sessions,
     messages,
     readiness,
+    session_numbers,
     sessions,
     turn_chunks,
     turns,
 )
 
-RECORD = tuple(sessions.c[name] for name in RECORD_COLUMNS)
+RECORD = tuple(sessions.c[name] for name in ROW_COLUMNS)
 MESSAGE_COLUMNS = tuple(c.name for c in messages.c)
 
 # What `update_session` may set; everything else of a record follows from its messages and turns.
@@ -122,6 +124,7 @@ class Statements:
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect.name]
         self._dialect = dialect
         self._updates: dict[frozenset[str], Statement] = {}
+        self._lists: dict[tuple[bool, int], Statement] = {}
 
         def make(executable: ClauseElement) -> Statement:
             return Statement(executable, dialect)
@@ -132,11 +135,21 @@ class Statements:
         # --- sessions ---
         last_fence = select(deleted_sessions.c.fence).where(_key(deleted_sessions)).scalar_subquery()
         self.record = make(select(*RECORD).where(_key(sessions)))
+        last_number = select(session_numbers.c.last).where(session_numbers.c.id == _ONE).scalar_subquery()
+        made = {
+            "fence": func.coalesce(last_fence, _ZERO) + _ONE,
+            "look_at": _p(sessions.c.expires_at),
+            "number": func.coalesce(last_number, _ZERO) + _ONE,
+            "indexed_seq": literal_column("-1", Integer),
+        }
         self.insert_session = make(
-            insert(sessions)
-            .values(values(sessions, fence=func.coalesce(last_fence, _ZERO) + _ONE, look_at=_p(sessions.c.expires_at)))
-            .on_conflict_do_nothing()
-            .returning(*RECORD)
+            insert(sessions).values(values(sessions, **made)).on_conflict_do_nothing().returning(*RECORD)
+        )
+        self.take_number = make(
+            insert(session_numbers)
+            .inline()
+            .values(id=_ONE, last=_p(sessions.c.number))
+            .on_conflict_do_update(index_elements=["id"], set_={"last": _p(sessions.c.number)})
         )
         activity = {
             "leaf_id": _p(sessions.c.leaf_id),
@@ -182,7 +195,7 @@ class Statements:
             .where(_key(sessions), ~used)
             .values(expires_at=_p(sessions.c.expires_at), updated_at=_p(sessions.c.updated_at, "now"))
         )
-        self.delete_session = make(delete(sessions).where(_key(sessions)).returning(sessions.c.fence))
+        self.delete_session = make(delete(sessions).where(_key(sessions)))
         self.bury_session = make(
             insert(deleted_sessions)
             .values(values(deleted_sessions))
@@ -309,14 +322,15 @@ class Statements:
         self.forget_some_deleted = make(listing_statements.forget_deleted())
 
         # --- many sessions ---
-        self.list_sessions, self.list_project_sessions = (make(listing_statements.page(b)) for b in (False, True))
         self.list_projects = make(listing_statements.projects())
         self.session_stats = make(listing_statements.stats())
-        self.settled_contents = make(
-            select(messages.c.content).where(_key(messages), messages.c.status != literal_column("'streaming'"))
+        self.branch_page = make(_branch_page())
+        self.sessions_to_adopt = make(listing_statements.to_adopt())
+        self.adopt_session = make(
+            update(sessions)
+            .where(_key(sessions))
+            .values(owner=_p(sessions.c.owner, "to_owner"), fence=sessions.c.fence + _ONE)
         )
-        self.branch_page = make(listing_statements.branch_page())
-        self.adopt_sessions = make(listing_statements.adopt().returning(sessions.c.tenant, sessions.c.session_id))
         self.due_sessions = make(listing_statements.due())
         self.count_sessions = make(
             select(func.count()).select_from(sessions).where(sessions.c.tenant == _p(sessions.c.tenant))
@@ -324,6 +338,23 @@ class Statements:
         self.sessions_behind = make(listing_statements.sessions_behind())
         self.look_later = make(update(sessions).where(_key(sessions)).values(look_at=_p(sessions.c.look_at)))
         self.accounts = AccountStatements(make, insert)
+
+        # --- search ---
+        self.add_words = make(text("INSERT INTO search (rowid, words) VALUES (:document, :words)"))
+        # FTS5's way to delete from a contentless table (https://sqlite.org/fts5.html#the_delete_command).
+        self.remove_words = make(text("INSERT INTO search (search, rowid, words) VALUES ('delete', :document, :words)"))
+        seq = messages.c.seq
+        indexed = _p(sessions.c.indexed_seq)
+        self.unindexed_sessions = make(listing_statements.unindexed())
+        self.unindexed_texts = make(
+            select(seq, messages.c.content, messages.c.status)
+            .where(_key(messages), seq > indexed)
+            .order_by(seq)
+            .limit(bindparam("limit", type_=Integer))
+            .offset(_ZERO)
+        )
+        self.indexed_texts = make(select(seq, messages.c.content).where(_key(messages), seq <= indexed))
+        self.mark_indexed = make(update(sessions).where(_key(sessions)).values(indexed_seq=indexed))
 
         # --- readiness ---
         self.any_session = make(select(exists(select(_ONE).select_from(sessions))))
@@ -347,6 +378,17 @@ class Statements:
             values["fence"] = sessions.c.fence + bindparam("fences", type_=Integer)
             statement = update(sessions).where(_key(sessions)).values(values).returning(*RECORD)
             known = self._updates[names] = Statement(statement, self._dialect)
+        return known
+
+    def list_sessions(self, *, in_project: bool, words: int) -> Statement:
+        """A page of an owner's sessions, of one project or of all; of those that hold `word_0`, `word_1`, …
+
+        Built on first use, of which there are at most 2 * (QUERY_WORDS + 1).
+        """
+        known = self._lists.get((in_project, words))
+        if known is None:
+            known = Statement(listing_statements.page(in_project, words), self._dialect)
+            self._lists[in_project, words] = known
         return known
 
 
@@ -381,6 +423,25 @@ def _branch() -> ClauseElement:
     """The newest `count` messages of a branch, newest first."""
     walk = _walk(*MESSAGE_COLUMNS)
     return select(*(walk.c[name] for name in MESSAGE_COLUMNS)).order_by(walk.c.depth)
+
+
+def _branch_page() -> ClauseElement:
+    """Up to `limit` messages of a branch, oldest first, after `offset` of them: the walk carries no text."""
+    walk = _walk("message_id")
+    keys = (
+        select(walk.c.message_id, walk.c.depth)
+        .order_by(walk.c.depth.desc())
+        .limit(bindparam("limit", type_=Integer))
+        .offset(bindparam("offset", type_=Integer))
+        .subquery("page")
+    )
+    return (
+        select(*messages.c)
+        .select_from(keys)
+        .join(messages, messages.c.message_id == keys.c.message_id)
+        .where(_key(messages))
+        .order_by(keys.c.depth.desc())
+    )
 
 
 def _system_messages() -> ClauseElement:

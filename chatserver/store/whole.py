@@ -12,7 +12,7 @@ from itertools import groupby
 from chatserver.errors import Conflict
 from chatserver.message import Message
 from chatserver.store.base import Imported, SessionKey, SessionRecord, WholeSession
-from chatserver.store.operations import delete_session, load
+from chatserver.store.operations import delete_session, insert_session, load
 from chatserver.store.recovery import with_chunks
 from chatserver.store.rows import (
     key_params,
@@ -79,7 +79,7 @@ def comparable(whole: WholeSession) -> WholeSession:
 def _insert(tx: Transaction, whole: WholeSession) -> None:
     record, key = whole.record, whole.record.key
     params = new_session_params(record, message_count=len(whole.messages), leaf_id=record.leaf_id)
-    tx.one(tx.sql.insert_session, params | {"last_message_at": record.last_message_at})
+    insert_session(tx, params | {"last_message_at": record.last_message_at})
     oldest = _oldest_siblings(whole.messages)
     tx.run_each(
         tx.sql.insert_message,

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from dataclasses import replace as dataclasses_replace
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import orjson
@@ -91,7 +92,8 @@ class _Session:
         return next(filter(None, texts), None)
 
     def holds(self, words: tuple[str, ...]) -> bool:
-        texts = [self.record.title, *(m.content for m in self.messages.values() if m.status != "streaming")]
+        settled = takewhile(lambda m: m.status != "streaming", self.messages.values())
+        texts = [self.record.title, *(m.content for m in settled)]
         held = {word for text in texts for word in words_of(text)}
         *whole, beginning = words or ("",)
         return bool(words) and held.issuperset(whole) and any(word.startswith(beginning) for word in held)

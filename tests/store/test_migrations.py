@@ -6,6 +6,7 @@ import asyncio
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from chatserver.store.base import SessionFilter
 from chatserver.store.listing import list_sessions, purge_expired
 from chatserver.store.migrate import is_current, migrate
 from chatserver.store.schema import METADATA, REVISION
+from chatserver.store.search import FIRST, index_some
 from chatserver.store.sql import open_store
 from chatserver.store.statements import CHANGEABLE, Statement, sqlite_statements
 from chatserver.store.transaction import Transaction
@@ -106,7 +108,8 @@ def test_data_of_the_first_revision_is_kept() -> None:
 
         tx = Transaction(connection, sqlite_statements())
         where = SessionFilter("t", "user:1", now=3)
-        (listed,) = list_sessions(tx, where=where, limit=9, offset=0, after=None)
+        assert index_some(tx, tenant="t", owner="user:1", after=FIRST) is None
+        (listed,) = list_sessions(tx, where=replace(where, query="hi"), limit=9, offset=0, after=None)
         assert (listed.record.title, listed.record.fence, listed.last_message_preview) == ("T", 4, "Hi")
         assert purge_expired(tx, now=9, limit=9, kept_seconds=0, spare=()) == ()
         assert purge_expired(tx, now=10, limit=9, kept_seconds=0, spare=()) == (listed.record.key,)
@@ -125,7 +128,12 @@ def _statements() -> dict[str, Statement]:
     built = sqlite_statements()
     both = (vars(built) | vars(built.accounts)).items()
     named = {name: value for name, value in both if isinstance(value, Statement)}
-    return {**named, "update_session": built.update_session(CHANGEABLE)}
+    lists = {
+        f"list_sessions{'_of_project' * in_project}_{words}": built.list_sessions(in_project=in_project, words=words)
+        for in_project in (False, True)
+        for words in (0, 1, 3)
+    }
+    return {**named, **lists, "update_session": built.update_session(CHANGEABLE)}
 
 
 # What a start reads whole, because it holds only what runs and what waits; the row that readiness counts; what was
@@ -137,6 +145,7 @@ ALLOWED = (
     "SCAN branch",
     "SCAN page",
     "deleted_sessions_by_found",
+    "VIRTUAL TABLE INDEX 0:M",  # a full-text match
 )
 
 

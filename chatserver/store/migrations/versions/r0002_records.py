@@ -1,9 +1,11 @@
-"""Lists of sessions, the tree of messages, accounts. What the columns are for stands in store/schema.py."""
+"""Lists of sessions, search in them, the tree of messages, accounts. The columns are explained in store/schema.py."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+
+from chatserver.store.schema import SEARCH_DDL
 
 revision = "0002"
 down_revision = "0001"
@@ -13,12 +15,27 @@ def upgrade() -> None:
     lists()
     tree()
     accounts()
+    search()
 
 
 def lists() -> None:
     """Lists by owner, and when a session is looked at for having expired."""
     op.add_column("sessions", sa.Column("look_at", sa.Double(), nullable=False, server_default="0"))
+    op.add_column("sessions", sa.Column("number", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("sessions", sa.Column("indexed_seq", sa.Integer(), nullable=False, server_default="-1"))
     op.execute("UPDATE sessions SET look_at = expires_at")
+    op.execute(
+        "UPDATE sessions SET number = numbered.number FROM"
+        " (SELECT tenant, session_id, row_number() OVER () AS number FROM sessions) AS numbered"
+        " WHERE sessions.tenant = numbered.tenant AND sessions.session_id = numbered.session_id"
+    )
+    op.create_table(
+        "session_numbers",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.execute("INSERT INTO session_numbers SELECT 1, count(*) FROM sessions")
     op.create_index("sessions_by_look", "sessions", ["look_at"])
     op.drop_index("sessions_by_owner", "sessions")
     op.drop_index("sessions_by_project", "sessions")
@@ -29,7 +46,7 @@ def lists() -> None:
         op.create_index(
             name,
             "sessions",
-            ["tenant", "owner", *order, "is_active", "expires_at", "message_count"],
+            ["tenant", "owner", *order, "is_active", "expires_at", "message_count", "number", "indexed_seq"],
             sqlite_where=sa.text("owner IS NOT NULL"),
             postgresql_where=sa.text("owner IS NOT NULL"),
         )
@@ -77,3 +94,8 @@ def accounts() -> None:
     )
     op.create_index("revocations_by_token", "revocations", ["tenant", "token_id"], unique=True)
     op.create_index("revocations_by_expiry", "revocations", ["expires_at"])
+
+
+def search() -> None:
+    """Full-text search; what is stored is indexed when its owner searches, like what comes later."""
+    op.execute(SEARCH_DDL)

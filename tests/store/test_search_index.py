@@ -1,0 +1,288 @@
+"""The full-text index beside a plain reading of what is stored, with hostile texts and after any history."""
+
+from __future__ import annotations
+
+import sqlite3
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from chatserver.errors import ChatServerError
+from chatserver.store import listing, operations, recovery, search, whole
+from chatserver.store.base import SessionFilter, SessionKey, StartTurn, WholeSession
+from chatserver.store.migrate import migrate
+from chatserver.store.statements import sqlite_statements
+from chatserver.store.transaction import Transaction
+from chatserver.store.words import QUERY_WORDS, SEARCHED_CHARS, WORD_CHARS, query_words, words_of
+from tests.store.build import EXPIRES, NOW, finish, message, record, start
+
+OWNERS = ("user:a", "user:b", "visitor:c")
+WORDS = ("alpha", "alps", "beta", "Béta", "gamma", "北京", "x_y", "AND", '"quoted"', "ﬁne")
+KEYS = [SessionKey("t", str(number)) for number in range(4)]
+
+
+# --- what a word is ---
+
+
+def plain_words(text: str) -> list[str]:
+    """The rule of words.py, one character after the other."""
+    words: list[str] = []
+    joins = False
+    for folded in unicodedata.normalize("NFKD", text[:SEARCHED_CHARS].casefold()):
+        if "\u0300" <= folded <= "\u036f" or folded in "\u3099\u309a":
+            continue
+        alone = any(
+            low <= folded <= high
+            for low, high in (
+                ("\u3040", "\u30ff"),
+                ("\u3400", "\u4dbf"),
+                ("\u4e00", "\u9fff"),
+                ("\uf900", "\ufaff"),
+                ("\U00020000", "\U0003ffff"),
+            )
+        )
+        if alone or folded.isalnum():
+            if joins and not alone:
+                words[-1] += folded
+            else:
+                words.append(folded)
+        joins = folded.isalnum() and not alone
+    return list(dict.fromkeys(word[:WORD_CHARS] for word in words))
+
+
+@given(st.text(max_size=200) | st.text(alphabet="aB \u0301_'-1é北タ\x00\ud800", max_size=60))
+@example("x" * 100)
+@example("a" * (SEARCHED_CHARS - 1) + " b c")
+def test_words_are_what_the_rule_says(text: str) -> None:
+    """Of any text, with the quick way for ASCII and without."""
+    assert list(words_of(text)) == plain_words(text)
+    assert query_words(text) == tuple(plain_words(text))[:QUERY_WORDS]
+
+
+# --- what a search finds ---
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[sqlite3.Connection]:
+    opened = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(opened)
+    opened.execute("CREATE VIRTUAL TABLE temp.terms USING fts5vocab('main', 'search', 'row')")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def tx(connection: sqlite3.Connection) -> Transaction:
+    return Transaction(connection, sqlite_statements())
+
+
+def done(outcome: object) -> None:
+    assert not isinstance(outcome, ChatServerError)
+
+
+def found(tx: Transaction, owner: str, query: str) -> set[str]:
+    place: search.Place | None = search.FIRST
+    while place is not None:
+        place = search.index_some(tx, tenant="t", owner=owner, after=place)
+    assert not search.is_behind(tx, tenant="t", owner=owner) or _something_runs(tx)
+    where = SessionFilter("t", owner, NOW, query=query, include_inactive=True)
+    return {s.record.key.session_id for s in listing.list_sessions(tx, where=where, limit=100, offset=0, after=None)}
+
+
+def _something_runs(tx: Transaction) -> bool:
+    return bool(tx.all(tx.sql.all_running, {}))
+
+
+def plainly_holds(texts: list[str], query: str) -> bool:
+    held = {word for text in texts for word in plain_words(text)}
+    words = plain_words(query)[:QUERY_WORDS]
+    return bool(words) and held.issuperset(words[:-1]) and any(word.startswith(words[-1]) for word in held)
+
+
+ANY_TEXT = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join) | st.text(
+    st.characters(exclude_categories=["Cs"]), max_size=30
+)
+SYNTAX = st.lists(st.sampled_from([*WORDS, '"', "*", "(", ")", "NEAR", "OR", "NOT", "-", ":", "^", "+", ",", "{"]))
+
+
+@given(
+    texts=st.lists(ANY_TEXT, min_size=1, max_size=4),
+    query=ANY_TEXT | SYNTAX.map(" ".join) | SYNTAX.map("".join) | st.text(max_size=20),
+)
+@settings(max_examples=300)
+@example(texts=["alpha"], query='alpha" OR "b')
+@example(texts=["a\0b"], query="a\0b")
+def test_any_query_finds_exactly_what_a_plain_reading_finds(
+    connection: sqlite3.Connection, tx: Transaction, texts: list[str], query: str
+) -> None:
+    """And never fails, whatever stands in it."""
+    connection.execute("BEGIN")
+    try:
+        operations.create_session(tx, record=record(KEYS[0], owner=OWNERS[0], title=texts[0]))
+        for text in texts[1:]:
+            add(tx, KEYS[0], text)
+        assert found(tx, OWNERS[0], query) == ({"0"} if plainly_holds(texts, query) else set())
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def add(tx: Transaction, key: SessionKey, text: str) -> None:
+    done(
+        operations.add_message(
+            tx, key=key, message=message(text), create=None, new_fence=True, expires_at=EXPIRES, now=NOW
+        )
+    )
+
+
+# --- after any history ---
+
+
+@dataclass
+class Model:
+    """What a plain reading would read."""
+
+    title: str
+    owner: str | None
+    messages: list[str] = field(default_factory=list)
+    running: StartTurn | None = None
+    behind: list[str] = field(default_factory=list)  # came in during the running turn
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.title, *self.messages]
+
+
+KEY = st.sampled_from(KEYS)
+TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
+OWNER = st.sampled_from((*OWNERS, None))
+STEPS = st.one_of(
+    st.tuples(st.just("create"), KEY, TEXT, OWNER),
+    st.tuples(st.just("add"), KEY, TEXT),
+    st.tuples(st.just("start"), KEY, TEXT),
+    st.tuples(st.just("finish"), KEY, TEXT),
+    st.tuples(st.just("rename"), KEY, TEXT),
+    st.tuples(st.just("give"), KEY, OWNER),
+    st.tuples(st.just("adopt"), st.sampled_from(OWNERS), st.sampled_from(OWNERS)),
+    st.tuples(st.just("fork"), KEY, KEY, OWNER),
+    st.tuples(st.just("bring"), KEY, TEXT, OWNER, st.lists(TEXT, max_size=3)),
+    st.tuples(st.just("delete"), KEY),
+    st.tuples(st.just("recover")),
+    st.tuples(st.just("search"), st.sampled_from(OWNERS), TEXT),
+)
+
+
+class History:
+    """Takes steps on the store and on the model alike."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        self.models: dict[SessionKey, Model] = {}
+
+    def create(self, key: SessionKey, title: str, owner: str | None) -> None:
+        operations.create_session(self.tx, record=record(key, owner=owner, title=title))
+        self.models.setdefault(key, Model(title, owner))
+
+    def add(self, key: SessionKey, text: str) -> None:
+        if model := self.models.get(key):
+            add(self.tx, key, text)
+            (model.behind if model.running else model.messages).append(text)
+
+    def start(self, key: SessionKey, text: str) -> None:
+        model = self.models.get(key)
+        if model and not model.running:
+            model.running = start(key, text)
+            done(operations.start_turn(self.tx, start=model.running))
+            model.messages.append(text)
+
+    def finish(self, key: SessionKey, text: str) -> None:
+        model = self.models.get(key)
+        if model and model.running:
+            assert operations.finish_turn(self.tx, finish=finish(model.running, text)) is None
+            self._settle(model, text)
+
+    @staticmethod
+    def _settle(model: Model, text: str) -> None:
+        model.messages += [text, *model.behind]
+        model.running, model.behind = None, []
+
+    def rename(self, key: SessionKey, title: str) -> None:
+        if model := self.models.get(key):
+            self._change(key, title=title)
+            model.title = title
+
+    def give(self, key: SessionKey, owner: str | None) -> None:
+        if model := self.models.get(key):
+            self._change(key, owner=owner)
+            model.owner = owner
+
+    def _change(self, key: SessionKey, **changes: Any) -> None:
+        done(operations.update_session(self.tx, key=key, changes=changes, new_fence=True, now=NOW))
+
+    def adopt(self, from_owner: str, to_owner: str) -> None:
+        listing.adopt_some(self.tx, tenant="t", from_owner=from_owner, to_owner=to_owner, now=NOW)
+        for model in self.models.values():
+            model.owner = to_owner if model.owner == from_owner else model.owner
+
+    def fork(self, key: SessionKey, to: SessionKey, owner: str | None) -> None:
+        """A copy of the branch that ends at the newest message, which here has no parent."""
+        model = self.models.get(key)
+        stored = operations.load(self.tx, key=key, limit=1)
+        if model and stored and stored.messages and not model.running and to not in self.models:
+            last = stored.messages[0]
+            create = record(to, owner=owner, title="copy")
+            done(operations.fork_session(self.tx, key=key, message_id=last.id, create=create, limit=1000))
+            branch = operations.load(self.tx, key=to, limit=1000)
+            assert branch is not None
+            self.models[to] = Model("copy", owner, [m.content for m in branch.messages])
+
+    def bring(self, key: SessionKey, title: str, owner: str | None, texts: list[str]) -> None:
+        """An import over whatever is there."""
+        messages = tuple(map(message, texts))
+        leaf_id = messages[-1].id if messages else None
+        brought = WholeSession(record(key, owner=owner, title=title, leaf_id=leaf_id), messages, ())
+        done(whole.import_session(self.tx, whole=brought, do_replace=True))
+        self.models[key] = Model(title, owner, texts)
+
+    def delete(self, key: SessionKey) -> None:
+        assert operations.delete_session(self.tx, key=key) is (self.models.pop(key, None) is not None)
+
+    def recover(self) -> None:
+        recovery.recover(self.tx, now=NOW)
+        for model in self.models.values():
+            if model.running:
+                self._settle(model, "")
+
+    def search(self, owner: str, query: str) -> None:
+        expected = {
+            key.session_id
+            for key, model in self.models.items()
+            if model.owner == owner and plainly_holds(model.texts, query)
+        }
+        assert found(self.tx, owner, query) == expected
+
+
+@given(st.lists(STEPS, max_size=25))
+@settings(max_examples=200)
+def test_after_any_history_a_search_finds_what_is_there(
+    connection: sqlite3.Connection, tx: Transaction, steps: list[tuple[Any, ...]]
+) -> None:
+    """And when everything has been deleted, not a word is left in the index."""
+    connection.execute("BEGIN")
+    try:
+        history = History(tx)
+        for name, *arguments in steps:
+            getattr(history, name)(*arguments)
+        for owner in OWNERS:
+            for word in WORDS:
+                history.search(owner, word)
+        for key in KEYS:
+            history.delete(key)
+        assert connection.execute("SELECT term FROM temp.terms").fetchall() == []
+        connection.execute("INSERT INTO search (search) VALUES ('integrity-check')")
+    finally:
+        connection.execute("ROLLBACK")
