@@ -7,6 +7,7 @@ It knows nothing of locks, tasks, logs, stores or memory; what it says must come
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from chatserver.errors import ChatServerError, Conflict, Expired, Forbidden, InvalidFields, NotFound, RateLimited
 from chatserver.session_service import Caller
@@ -18,15 +19,22 @@ QUEUE_LIMIT = 3
 MODELS = ("one", "two")
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelMessage:
-    """A message as people see it."""
+    """A message as people see it. `message_id` is found out later: the server mints it."""
 
     role: str
     content: str
     status: str = "completed"
     calls: int = 0
     model: str | None = None
+    parent: ModelMessage | None = None
+    feedback: dict[str, Any] | None = None
+    message_id: str = ""
+
+    def branch(self) -> list[ModelMessage]:
+        """The messages up to this one, oldest first."""
+        return [*(self.parent.branch() if self.parent is not None else []), self]
 
 
 @dataclass
@@ -37,6 +45,8 @@ class ModelTurn:
     text: str
     answer: ModelMessage | None = None
     saved: int = 0  # characters of the answer that a crash must leave
+    edits: ModelMessage | None = None
+    regenerates: ModelMessage | None = None
 
 
 @dataclass
@@ -47,15 +57,38 @@ class ModelSession:
     expires_at: float
     durable: bool = False
     model: str | None = None
-    messages: list[ModelMessage] = field(default_factory=list)
+    everything: list[ModelMessage] = field(default_factory=list)  # of all branches, oldest first
+    leaf: ModelMessage | None = None
     running: ModelTurn | None = None
     queue: list[ModelTurn] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)  # client_message_id -> turn id
     acknowledged: set[str] = field(default_factory=set)
 
+    @property
+    def messages(self) -> list[ModelMessage]:
+        """The active branch."""
+        return self.leaf.branch() if self.leaf is not None else []
+
+    def siblings(self, message: ModelMessage) -> list[str]:
+        """Ids of the messages with the same parent; none where there is only one."""
+        family = [m.message_id for m in self.everything if m.parent is message.parent]
+        return family if len(family) > 1 else []
+
+    def append(self, message: ModelMessage) -> ModelMessage:
+        """Put a message behind the active branch."""
+        message.parent = self.leaf
+        self.everything.append(message)
+        self.leaf = message
+        return message
+
     def start(self, turn: ModelTurn) -> None:
-        turn.answer = ModelMessage("assistant", "", "streaming", model=self.model or MODELS[0])
-        self.messages += [ModelMessage("user", turn.text), turn.answer]
+        if turn.regenerates is not None:
+            self.leaf = turn.regenerates.parent
+        else:
+            if turn.edits is not None:
+                self.leaf = turn.edits.parent
+            self.append(ModelMessage("user", turn.text))
+        turn.answer = self.append(ModelMessage("assistant", "", "streaming", model=self.model or MODELS[0]))
         self.running = turn
 
     def end(self, outcome: str, *, start_next: bool = True) -> None:
@@ -114,6 +147,53 @@ class Model:
             turn_id: what a new turn is called.
         """
         session = self.open(key, caller, now, create=True)
+        turn = ModelTurn(turn_id, text)
+        return self._send(session, caller, turn, now, on_busy=on_busy, client_message_id=client_message_id, model=model)
+
+    def edit(
+        self,
+        key: SessionKey,
+        caller: Caller,
+        target: ModelMessage,
+        text: str,
+        now: float,
+        *,
+        turn_id: str,
+        on_busy: str,
+        client_message_id: str | None,
+    ) -> str:
+        session = self.open(key, caller, now, create=False)
+        turn = ModelTurn(turn_id, text, edits=target)
+        return self._send(session, caller, turn, now, on_busy=on_busy, client_message_id=client_message_id, model=None)
+
+    def regenerate(
+        self,
+        key: SessionKey,
+        caller: Caller,
+        target: ModelMessage,
+        now: float,
+        *,
+        turn_id: str,
+        on_busy: str,
+        model: str | None,
+    ) -> str:
+        session = self.open(key, caller, now, create=False)
+        asked = target.parent.content if target.parent is not None else ""
+        turn = ModelTurn(turn_id, asked, regenerates=target)
+        return self._send(session, caller, turn, now, on_busy=on_busy, client_message_id=None, model=model)
+
+    def _send(
+        self,
+        session: ModelSession,
+        caller: Caller,
+        turn: ModelTurn,
+        now: float,
+        *,
+        on_busy: str,
+        client_message_id: str | None,
+        model: str | None,
+    ) -> str:
+        turn_id = turn.turn_id
         if model is not None and model not in MODELS:
             raise InvalidFields([])
         if client_message_id in session.used:
@@ -123,13 +203,16 @@ class Model:
             raise Conflict
         if busy and len(session.queue) >= QUEUE_LIMIT:
             raise RateLimited
+        if turn.edits is not None and turn.edits.role != "user":
+            raise Conflict
+        if turn.regenerates is not None and turn.regenerates.role != "assistant":
+            raise Conflict
         session.durable = True
         session.model = model or session.model
         session.expires_at = now + self.lifetime(caller)
         session.acknowledged.add(turn_id)
         if client_message_id is not None:
             session.used[client_message_id] = turn_id
-        turn = ModelTurn(turn_id, text)
         if not busy:
             session.start(turn)
         elif on_busy == "interrupt":
@@ -143,7 +226,25 @@ class Model:
         session = self.open(key, caller, now, create=True)
         session.durable = True
         session.expires_at = now + self.lifetime(caller)
-        session.messages.append(ModelMessage("system", text))
+        session.append(ModelMessage("system", text))
+
+    def choose(self, key: SessionKey, caller: Caller, target: ModelMessage, now: float) -> None:
+        session = self.open(key, caller, now, create=False)
+        if session.running is not None:
+            raise Conflict
+        if target not in session.messages:
+            session.leaf = [m for m in session.everything if target in m.branch()][-1]
+
+    def fork(self, key: SessionKey, caller: Caller, target: ModelMessage, now: float) -> None:
+        self.open(key, caller, now, create=False)
+        if any(m.status == "streaming" for m in target.branch()):
+            raise Conflict
+
+    def rate(self, key: SessionKey, caller: Caller, target: ModelMessage, rating: str | None, now: float) -> None:
+        self.open(key, caller, now, create=False)
+        if target.role != "assistant" or target.status == "streaming":
+            raise Conflict
+        target.feedback = None if rating is None else {"rating": rating}
 
     def switch(self, key: SessionKey, caller: Caller, model: str, now: float) -> None:
         session = self.open(key, caller, now, create=True)

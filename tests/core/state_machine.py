@@ -213,38 +213,12 @@ class CoreMachine(RuleBasedStateMachine):
         client_message_id = None if retry == 0 else f"c{retry}" if retry < 4 else f"new-{self.sent}"
         text = text.strip() or "blank"
         key, caller = self.ask(who)
-        minted: list[str] = []
-
-        async def work() -> str:
-            turn_id = await self.world.chat(
-                key.session_id, text, caller, on_busy=on_busy, client_message_id=client_message_id, model=model
-            )
-            minted.append(turn_id)
-            return turn_id
-
-        # The model can't know the id of a new turn beforehand: it is told a placeholder, which is replaced.
-        placeholder = f"turn-{self.sent}"
-
-        def expected() -> None:
-            told = self.model.chat(
-                key,
-                caller,
-                text,
-                self.now,
-                turn_id=placeholder,
-                on_busy=on_busy,
-                client_message_id=client_message_id,
-                model=model,
-            )
-            minted.append(told)
-
-        self.both(key, expected, work())
-        if len(minted) == 2:
-            told, answer = minted
-            if told == placeholder:
-                self.rename(self.model.sessions[key], placeholder, answer)
-            else:
-                assert answer == told, "a repetition gets its first turn's id"
+        options: dict[str, Any] = {"on_busy": on_busy, "client_message_id": client_message_id, "model": model}
+        self.turn(
+            key,
+            lambda turn_id: self.model.chat(key, caller, text, self.now, turn_id=turn_id, **options),
+            lambda: self.world.chat(key.session_id, text, caller, **options),
+        )
 
     @staticmethod
     def rename(session: ModelSession, old: str, new: str) -> None:
@@ -269,6 +243,116 @@ class CoreMachine(RuleBasedStateMachine):
         caller = next(c for c in CALLERS if c.principal.tenant == key.tenant)
         for on_busy in how:
             self.chat((key.session_id, caller, True), f"and {on_busy}", on_busy, 9, None)
+
+    # --- the tree of messages ---
+
+    def target(self, data: st.DataObject) -> tuple[SessionKey, Caller, ModelMessage]:
+        """A message on whichever branch of a session, and who asks."""
+        key = data.draw(st.sampled_from([k for k, s in self.model.sessions.items() if s.everything]))
+        _, caller = self.ask(data.draw(who.filter(lambda w: w[1].principal.tenant == key.tenant).map(self.named(key))))
+        message = data.draw(st.sampled_from(self.model.sessions[key].everything))
+        return key, caller, message
+
+    @staticmethod
+    def named(key: SessionKey) -> Any:
+        return lambda who: (key.session_id, *who[1:])
+
+    def turn(self, key: SessionKey, expected: Any, work: Any) -> None:
+        """Do what begins a turn, in the model under a placeholder for the id that is not known beforehand."""
+        minted: list[str] = []
+        placeholder = f"turn-{self.sent}"
+
+        async def working() -> str:
+            minted.append(await work())
+            return minted[-1]
+
+        self.both(key, lambda: minted.append(expected(placeholder)), working())
+        if len(minted) == 2:
+            told, answer = minted
+            if told == placeholder:
+                self.rename(self.model.sessions[key], placeholder, answer)
+            else:
+                assert answer == told, "a repetition gets its first turn's id"
+
+    @precondition(lambda self: any(s.everything for s in self.model.sessions.values()))
+    @rule(
+        data=st.data(),
+        text=TEXTS,
+        on_busy=st.sampled_from(["reject", "queue", "interrupt"]),
+        retry=st.integers(0, 3),
+    )
+    def edit(self, data: st.DataObject, text: str, on_busy: str, retry: int) -> None:
+        """Put another message in the place of one, sometimes by a request that was made before."""
+        self.sent += 1
+        key, caller, message = self.target(data)
+        text, client_message_id = text.strip() or "blank", f"c{retry}" if retry else None
+        options: dict[str, Any] = {"on_busy": on_busy, "client_message_id": client_message_id}
+        self.turn(
+            key,
+            lambda turn_id: self.model.edit(key, caller, message, text, self.now, turn_id=turn_id, **options),
+            lambda: self.world.edit(key.session_id, message.message_id, text, caller, **options),
+        )
+
+    @precondition(lambda self: any(s.everything for s in self.model.sessions.values()))
+    @rule(
+        data=st.data(),
+        on_busy=st.sampled_from(["reject", "queue", "interrupt"]),
+        model=st.sampled_from([None, None, "one", "two", "three"]),
+    )
+    def regenerate(self, data: st.DataObject, on_busy: str, model: str | None) -> None:
+        """Have an answer made anew."""
+        self.sent += 1
+        key, caller, message = self.target(data)
+        options: dict[str, Any] = {"on_busy": on_busy, "model": model}
+        self.turn(
+            key,
+            lambda turn_id: self.model.regenerate(key, caller, message, self.now, turn_id=turn_id, **options),
+            lambda: self.world.regenerate(key.session_id, message.message_id, caller, **options),
+        )
+
+    @precondition(lambda self: any(s.everything for s in self.model.sessions.values()))
+    @rule(data=st.data(), then=st.sampled_from(["nothing", "chat"]))
+    def choose_branch(self, data: st.DataObject, then: str) -> None:
+        """Go to another branch, and on from there."""
+        key, caller, message = self.target(data)
+        self.both(
+            key,
+            lambda: self.model.choose(key, caller, message, self.now),
+            self.world.choose_branch(key.session_id, message.message_id, caller),
+        )
+        if then == "chat":
+            self.chat((key.session_id, caller, True), "on this one", "queue", 9, None)
+
+    @precondition(lambda self: any(s.everything for s in self.model.sessions.values()))
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        """Make a session out of a branch; it holds that branch, whatever the other one does."""
+        key, caller, message = self.target(data)
+        forked: list[dict[str, Any]] = []
+
+        async def work() -> None:
+            state = await self.world.fork(key.session_id, message.message_id, caller)
+            forked.append(state)
+            # Looked at here and gone again: sessions must not become more and more.
+            assert await self.world.stored(state["session_id"], caller) is not None
+            await self.world.delete(state["session_id"], caller)
+
+        self.both(key, lambda: self.model.fork(key, caller, message, self.now), work())
+        for state in forked:
+            copied = [(m["id"], m["content"], m["siblings"]) for m in state["messages"]]
+            assert copied == [(m.message_id, m.content, []) for m in message.branch()]
+            assert state["message_count"] == len(copied)
+
+    @precondition(lambda self: any(s.everything for s in self.model.sessions.values()))
+    @rule(data=st.data(), rating=st.sampled_from(["up", "down", None]))
+    def rate(self, data: st.DataObject, rating: str | None) -> None:
+        """Say what one thinks of an answer."""
+        key, caller, message = self.target(data)
+        self.both(
+            key,
+            lambda: self.model.rate(key, caller, message, rating, self.now),
+            self.world.rate(key.session_id, message.message_id, rating, None, caller),
+        )
 
     @rule(who=who, text=TEXTS)
     def system(self, who: Who, text: str) -> None:
@@ -499,8 +583,12 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(
         who=who,
-        first=st.sampled_from(["chat", "chat", "interrupt", "clear", "end", "system", "withdraw", "delete"]),
-        second=st.sampled_from(["chat", "urgent", "interrupt", "clear", "end", "system", "withdraw"]),
+        first=st.sampled_from(
+            ["chat", "chat", "interrupt", "clear", "end", "system", "withdraw", "delete", "edit", "again", "choose"]
+        ),
+        second=st.sampled_from(
+            ["chat", "urgent", "interrupt", "clear", "end", "system", "withdraw", "edit", "again", "choose", "rate"]
+        ),
         head_start=st.integers(0, 6),
     )
     def two_at_once(self, who: Who, first: str, second: str, head_start: int) -> None:
@@ -511,6 +599,7 @@ class CoreMachine(RuleBasedStateMachine):
         if session is None or not session.durable or (first == "delete" and head_start):
             return
         acknowledged: list[str] = []
+        ids = [m.message_id for m in session.everything]
 
         async def one(what: str) -> None:
             running, queue = session.running, session.queue
@@ -529,6 +618,18 @@ class CoreMachine(RuleBasedStateMachine):
                         await self.world.withdraw(key.session_id, queue[0].turn_id, caller)
                     case "delete":
                         await self.world.delete(key.session_id, caller)
+                    case "edit" if ids:
+                        acknowledged.append(
+                            await self.world.edit(key.session_id, ids[0], what, caller, on_busy="interrupt")
+                        )
+                    case "again" if ids:
+                        acknowledged.append(
+                            await self.world.regenerate(key.session_id, ids[-1], caller, on_busy="queue")
+                        )
+                    case "choose" if ids:
+                        await self.world.choose_branch(key.session_id, ids[len(ids) // 2], caller)
+                    case "rate" if ids:
+                        await self.world.rate(key.session_id, ids[-1], "up", None, caller)
                     case _:
                         pass
             except REFUSALS:
@@ -572,10 +673,23 @@ class CoreMachine(RuleBasedStateMachine):
             self.model.sessions[key] = session
             self.touch(key)
         old = session.running
-        session.messages = [
-            ModelMessage(m.role, m.content, m.status, len(m.tool_calls), m.model) for m in live.state.current_messages()
+        known: dict[str, ModelMessage] = {}
+        for stored in rows.messages.values():
+            m = live.state.message(stored.id) or stored
+            parent = known[m.parent_id] if m.parent_id is not None else None
+            feedback = m.metadata.get("feedback")
+            known[m.id] = ModelMessage(m.role, m.content, m.status, len(m.tool_calls), m.model, parent, feedback, m.id)
+        session.everything = list(known.values())
+        session.leaf = known[leaf_id] if (leaf_id := live.state.leaf_id()) is not None else None
+        session.queue = [
+            ModelTurn(
+                t.turn_id,
+                t.message.content,
+                edits=known.get(t.options.get("edits", "")),
+                regenerates=known.get(t.options.get("regenerates", "")),
+            )
+            for t in live.queued.values()
         ]
-        session.queue = [ModelTurn(q.turn_id, q.message.content) for q in live.state.queue]
         session.running = None
         if live.state.active_turn_id is not None:
             answer = next(m for m in session.messages if m.status == "streaming")
@@ -788,7 +902,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert record.owner == session.owner
         assert record.expires_at == session.expires_at
         assert record.model == session.model
-        assert record.message_count == len(rows.messages) == len(session.messages)
+        assert record.message_count == len(rows.messages) == len(session.everything)
         assert session.acknowledged <= rows.turns.keys(), "an acknowledged turn is lost"
         assert rows.queue == [turn.turn_id for turn in session.queue]
         assert [rows.turns[t].stored.message.content for t in rows.queue] == [turn.text for turn in session.queue]
@@ -797,8 +911,14 @@ class CoreMachine(RuleBasedStateMachine):
         told = {session.running.turn_id} if session.running is not None else set()
         assert running - ({unsaved.turn_id} if unsaved else set()) == told
         branch, _ = rows.branch(record.leaf_id, 10_000)
-        shown = [(m.role, m.content, m.status, len(m.tool_calls), m.model) for m in branch]
-        for one, other in zip(shown, session.messages, strict=True):
+        for m, other in zip(rows.messages.values(), session.everything, strict=True):
+            assert other.message_id in ("", m.id), "messages have changed places"
+            other.message_id = m.id
+            assert m.parent_id == (other.parent.message_id if other.parent is not None else None)
+        for m, other in zip(branch, session.messages, strict=True):
+            one = (m.role, m.content, m.status, len(m.tool_calls), m.model)
+            assert list(m.siblings) == session.siblings(other)
+            assert m.metadata.get("feedback") == other.feedback
             if other.status == "streaming" or (unsaved and one[2] == "streaming"):
                 assert one[2] == "streaming"
             else:
@@ -815,10 +935,12 @@ class CoreMachine(RuleBasedStateMachine):
         assert [(q["turn_id"], q["place"]) for q in state["queue"]] == [
             (turn.turn_id, place) for place, turn in enumerate(session.queue, 1)
         ]
-        assert state["message_count"] == len(session.messages)
+        assert state["message_count"] == len(session.everything)
         assert len(state["messages"]) == len(session.messages)
         for one, other in zip(state["messages"], session.messages, strict=True):
-            assert (one["role"], one["status"]) == (other.role, other.status)
+            assert (one["id"], one["role"], one["status"]) == (other.message_id, other.role, other.status)
+            assert one["siblings"] == session.siblings(other)
+            assert one["metadata"].get("feedback") == other.feedback
             if other.status == "streaming":
                 assert other.content.startswith(one["content"])
             else:
