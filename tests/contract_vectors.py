@@ -81,6 +81,15 @@ class Writer:
         event = {"type": "snapshot", "session_id": SID, "state": shown}
         self.steps.append({"id": str(state.position), "event": event, "state": shown})
 
+    def change_branch(self, *messages: Message, has_more: bool = False) -> None:
+        """Another branch becomes the active one: a snapshot, numbered as the first event of a fence."""
+        self.fence, self.n = self.fence + 1, 0
+        position = Position(self.fence, self.n)
+        self.state.change_branch(messages, has_more, position)
+        shown = as_json(self.state)
+        event = {"type": "snapshot", "session_id": SID, "state": shown}
+        self.steps.append({"id": str(position), "event": event, "state": shown})
+
     def start(self, turn_id: str, user: Message, answer_id: str, count: int) -> str:
         """The events that begin a turn."""
         answer = message(answer_id, "assistant", status="streaming", parent_id=user.id)
@@ -233,6 +242,51 @@ def outside_turns() -> Writer:
     return w
 
 
+def branches() -> Writer:
+    """An answer made anew, a message edited, another branch chosen; ratings here and on another branch; a regeneration
+    that waits and is withdrawn."""
+    w = Writer("branches of the tree of messages", new_state())
+    w.start("t1", message("u1", "user", "one"), "a1", 2)
+    w.tell(ev.TextDelta(SID, "t1", "a1", "first"), ev.TurnEnded(SID, "t1", "a1", "completed", Usage(1, 1)))
+    question, first = w.state.current_messages()
+    w.tell(ev.MessageUpdated(SID, replace(first, metadata={"feedback": {"rating": "down"}})), new_fence=True)
+    # Made anew: the answer goes, and its sibling comes.
+    w.change_branch(question)
+    both = ("a1", "a2")
+    again = message("a2", "assistant", status="streaming", parent_id="u1", siblings=both)
+    w.tell(
+        ev.MessageCreated(SID, again, "t2"),
+        ev.SessionUpdated(SID, {"message_count": 3}),
+        ev.TurnStarted(SID, "t2", "a2"),
+        ev.TextDelta(SID, "t2", "a2", "sec"),
+        # The same message again, and taken back: it is no new one, and stays.
+        ev.TurnQueued(SID, "t3", "u1", 1, question),
+        ev.TurnEnded(SID, "t3", "u1", "interrupted"),
+        # Of the other branch.
+        ev.MessageUpdated(SID, replace(first, metadata={"feedback": {"rating": "up"}}, siblings=both)),
+        ev.TextDelta(SID, "t2", "a2", "ond"),
+        ev.TurnEnded(SID, "t2", "a2", "interrupted"),
+    )
+    # Edited: the branch begins with nothing.
+    w.change_branch()
+    edited = message("u2", "user", "two", siblings=("u1", "u2"))
+    w.tell(
+        ev.MessageCreated(SID, edited, "t4"),
+        ev.MessageCreated(SID, message("a4", "assistant", status="streaming", parent_id="u2"), "t4"),
+        ev.SessionUpdated(SID, {"message_count": 5}),
+        ev.TurnStarted(SID, "t4", "a4"),
+        ev.TurnEnded(SID, "t4", "a4", "completed"),
+    )
+    w.change_branch(
+        replace(question, siblings=("u1", "u2")),
+        replace(first, metadata={"feedback": {"rating": "up"}}, siblings=both),
+        has_more=True,
+    )
+    w.start("t5", message("u5", "user", "and on"), "a5", 7)
+    w.tell(ev.TurnEnded(SID, "t5", "a5", "completed"))
+    return w
+
+
 def window() -> Writer:
     """The newest 200 messages: the first leaves, here a running answer, whose later events change only what is left."""
     answer = message("a0", "assistant", "", status="streaming")
@@ -255,6 +309,7 @@ VECTORS: dict[str, Callable[[], Writer]] = {
     "bad-ends": bad_ends,
     "outside-turns": outside_turns,
     "window": window,
+    "branches": branches,
 }
 
 

@@ -107,6 +107,20 @@ async def test_an_edit_is_taken_once_however_often_it_comes() -> None:
 
 
 @virtual
+async def test_the_last_edit_that_is_possible_can_be_repeated_too() -> None:
+    """What it did the first time must not refuse it the second."""
+    async with world() as w:
+        q0, _ = await conversation(w, 1)
+        for n in range(1, MAX_SIBLINGS):
+            turn_id = await w.edit("s", q0["id"], str(n), client_message_id=f"c{n}")
+            await settle()
+            await answer(w, "yes")
+        assert await w.edit("s", q0["id"], str(n), client_message_id=f"c{n}") == turn_id
+        with pytest.raises(Conflict):
+            await w.edit("s", q0["id"], "one more", client_message_id="another")
+
+
+@virtual
 async def test_only_messages_of_the_session_that_a_user_wrote_can_be_edited() -> None:
     """Nothing changes otherwise, and nothing is told."""
     async with world() as w:

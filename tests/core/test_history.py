@@ -1,0 +1,154 @@
+"""What an agent is given of a conversation that is longer than the live window (spec G5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chatserver.agents.base import AgentTurn, ModelSettings
+from chatserver.history import MAX_SYSTEM_MESSAGES
+from chatserver.state import WINDOW_MESSAGES
+from tests.core.puppets import Play
+from tests.core.virtual import advance, settle, virtual
+from tests.core.world import NOBODY, World, world
+
+
+async def told(w: World, count: int, role: str = "user", session_id: str = "s", size: int = 0) -> None:
+    """Messages `role 0`, `role 1`, …, padded to a size."""
+    async with w.service.open(NOBODY, session_id, create="durable") as live:
+        for n in range(count):
+            text = f"{role} {n}".ljust(size, ".")
+            await w.turns.add_message(live, role, text, live.record.expires_at, {})  # type: ignore[arg-type]
+
+
+def window_of(w: World, tokens: int) -> None:
+    """Give the model a window of that many tokens."""
+    entry = w.models.entries["puppet"]
+    entry.settings = replace(entry.settings, context_tokens=tokens)
+
+
+async def asked(w: World) -> list[str]:
+    """The history that the agent gets with the next message, shortened."""
+    await w.chat("s", "now")
+    await settle()
+    history = [m.content.rstrip(".") for m in w.puppet.last.turn.history]
+    w.puppet.last.end()
+    await settle()
+    return history
+
+
+@virtual
+async def test_a_conversation_within_the_window_costs_no_reading() -> None:
+    """Nearly every conversation."""
+    async with world() as w:
+        await told(w, WINDOW_MESSAGES - 2)
+        before = len(w.store.calls)
+        assert len(await asked(w)) == WINDOW_MESSAGES - 2
+        assert {"messages", "system_messages"}.isdisjoint(w.store.calls[before:])
+
+
+@virtual
+async def test_a_large_model_gets_a_long_conversation_whole() -> None:
+    """Older messages come from the store, each once and in order; the tabs see no more than before."""
+    async with world() as w:
+        window_of(w, 1_000_000)
+        await told(w, 1500)
+        assert await asked(w) == [f"user {n}" for n in range(1500)]
+        assert len((await w.state("s"))["messages"]) == WINDOW_MESSAGES
+
+
+@virtual
+async def test_a_small_model_gets_no_more_than_it_holds_but_every_system_message() -> None:
+    """What is beyond its window is not read at all, except for what the system said there."""
+    async with world() as w:
+        window_of(w, 1000)
+        await told(w, 2, "system")
+        await told(w, 300, size=100)
+        before = len(w.store.calls)
+        history = await asked(w)
+        assert history[:2] == ["system 0", "system 1"]
+        assert history[2:] == [f"user {n}" for n in range(100, 300)]
+        assert "messages" not in w.store.calls[before:]
+
+
+@virtual
+async def test_a_middling_model_gets_the_newest_that_fill_its_window() -> None:
+    """At least as much as it can hold; a page more at most."""
+    async with world() as w:
+        window_of(w, 40 * 400)  # of messages of 40 tokens each: 300
+        await told(w, 1, "system")
+        await told(w, 2000, size=108)
+        history = await asked(w)
+        assert history[0] == "system 0"
+        assert history[1:] == [f"user {n}" for n in range(2000 - 600, 2000)]
+
+
+@virtual
+async def test_the_system_messages_that_are_kept_are_bounded() -> None:
+    """The newest of them."""
+    async with world() as w:
+        window_of(w, 1)
+        await told(w, MAX_SYSTEM_MESSAGES + 5, "system")
+        await told(w, WINDOW_MESSAGES)
+        history = await asked(w)
+        assert history[0] == "system 5"
+        assert history[MAX_SYSTEM_MESSAGES:] == [f"user {n}" for n in range(WINDOW_MESSAGES)]
+
+
+@virtual
+async def test_a_long_conversation_is_whole_after_an_edit_and_a_regeneration() -> None:
+    """Of the branch that is the active one then."""
+    async with world() as w:
+        window_of(w, 1_000_000)
+        await told(w, 300)
+        await w.chat("s", "q")
+        await settle()
+        w.puppet.last.end()
+        await settle()
+        *_, question, answer = (await w.state("s"))["messages"]
+        for work in (w.regenerate("s", answer["id"]), w.edit("s", question["id"], "better")):
+            await work
+            await settle()
+            assert [m.content for m in w.puppet.last.turn.history] == [f"user {n}" for n in range(300)]
+            w.puppet.last.end()
+            await settle()
+
+
+@virtual
+async def test_a_history_that_cannot_be_read_fails_the_turn() -> None:
+    """Saying why; answering with half of the conversation would look as if all were well."""
+    async with world() as w:
+        window_of(w, 1_000_000)
+        await told(w, 300)
+        reader = await w.reader("s")
+        w.store.break_("messages")
+        await w.chat("s", "now")
+        await settle()
+        assert w.puppet.turns == []
+        (ended,) = [e for e in reader.events if e["type"] == "turn.ended"]
+        assert (ended["outcome"], ended["error"]["code"]) == ("failed", "store_unavailable")
+        w.store.mend()
+        assert len(await asked(w)) == 302
+
+
+@virtual
+async def test_a_turn_can_be_stopped_while_its_history_is_read() -> None:
+    """At once, whatever the store does."""
+    seen: list[AgentTurn] = []
+
+    async def play(turn: AgentTurn) -> object:
+        seen.append(turn)
+        yield "never"
+
+    async with world(agents={"puppet": Play(play)}) as w:
+        w.models.entries["puppet"].settings = ModelSettings("puppet", "puppet", 1_000_000, 1000)
+        await told(w, 300)
+        reader = await w.reader("s")
+        gate = w.store.gate("messages")
+        await w.chat("s", "now")
+        await gate.reached.wait()
+        await w.interrupt("s")
+        gate.open()
+        await advance(1)
+        assert reader.types[-1] == "turn.ended"
+        assert reader.state["messages"][-1]["status"] == "interrupted"
+        assert seen == []
