@@ -150,8 +150,8 @@ class TurnRunner:
                 raise Draining()
             idle = live.run is None and not live.queued
             told = new.settings_for(live.record)
-            # An idle session's start finds a repetition by itself, in the statement that commits it; where more is looked
-            # at before that, a repetition must be found before it is refused for what it did the first time.
+            # An idle session's start finds a repetition by itself, in the statement that commits it. That of an edit
+            # has to be found before it can be refused for what it did the first time.
             if new.client_message_id is not None and not (idle and not told and new.edits is None):
                 known = await self._store.find_turn(live.key, new.client_message_id)
                 if known is not None:

@@ -26,6 +26,9 @@ _EXPECTED = {
     "chat": {409, 429, 503},
     "queue": {429, 503},
     "interrupting": {429, 503},
+    "edit": {409, 429, 503},
+    "regenerate": {409, 429, 503},
+    "branch": {409, 503},
     "system": {503},
     "withdraw": {404, 409, 503},
     "command": {400, 422, 503},
@@ -45,6 +48,9 @@ TALK: Weights = {
     "stream": 8,
     "command": 4,
 }
+
+# And with edits, answers made anew and other branches, after which the log begins anew.
+TREES: Weights = {**TALK, "edit": 6, "regenerate": 6, "branch": 4}
 
 
 def story_server(data_dir: Any, **settings: Any) -> ServerProcess:
@@ -201,6 +207,31 @@ class Crowd:
     async def _system(self, client: Client) -> None:
         note = f"note {self.checker.canary(client.session_id)}"
         await self.checker.system(client.session_id, note, minimal=self._minimal(client))
+
+    async def _some_message(self, client: Client, *roles: str) -> str | None:
+        state = await self.checker.state(client.session_id)
+        ids = [m["id"] for m in state["messages"][-30:] if m["role"] in roles]
+        return client.random.choice(ids) if ids else None
+
+    async def _edit(self, client: Client) -> None:
+        message_id = await self._some_message(client, "user")
+        if message_id is not None:
+            on_busy = client.random.choice(("reject", "interrupt", "queue"))
+            sent = await self.checker.edit(client.session_id, message_id, self._text(client), on_busy=on_busy)
+            client.turns.append(sent.turn_id)
+
+    async def _regenerate(self, client: Client) -> None:
+        message_id = await self._some_message(client, "assistant")
+        if message_id is not None:
+            on_busy = client.random.choice(("reject", "interrupt", "queue"))
+            sent = await self.checker.regenerate(client.session_id, message_id, on_busy=on_busy)
+            client.turns.append(sent.turn_id)
+
+    async def _branch(self, client: Client) -> None:
+        frames = self.checker.history(client.session_id).started
+        message_id = client.random.choice(list(frames.values())) if frames else None
+        if message_id is not None:
+            await self.checker.branch(client.session_id, message_id)
 
     async def _withdraw(self, client: Client) -> None:
         state = await self.checker.state(client.session_id)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.campaigns.campaign import Campaign, Round
-from tests.campaigns.crowd import Crowd, story_server
+from tests.campaigns.crowd import TREES, Crowd, story_server
 from tests.checker import Checker, Violation
 
 CLIENTS = 10
@@ -35,7 +35,9 @@ async def opened(folder: Path) -> AsyncIterator[Round]:
     async def one(number: int, random_: random.Random) -> Counter[str]:
         checker.base_url = await server.start()
         sessions = [f"kill-{number}-{n}" for n in range(CLIENTS - len(kept))] + kept
-        async with Crowd(checker, sessions, seed=str(random_.random()), pause_ms=random_.choice((0, 5, 25))) as crowd:
+        async with Crowd(
+            checker, sessions, seed=str(random_.random()), pause_ms=random_.choice((0, 5, 25)), weights=TREES
+        ) as crowd:
             await crowd.until_turns(random_.randint(1, 4 * CLIENTS))
             await asyncio.sleep(random_.random() * 0.4)
             crowd.expect_the_end()

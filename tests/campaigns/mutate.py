@@ -170,7 +170,14 @@ def _originals(random_: random.Random) -> Mutant:
         "/api/mcp-command": {"session_id": session_id, "command": "call_tool", "args": {"server": "s", "name": "n"}},
         "/api/stream": {"stream": "tab", "add": [session_id, f"{session_id}@1-0"], "drop": ["b"]},
     }
+    by_json |= {
+        "/api/messages/some-message/edit": {"session_id": session_id, "message": "better", "on_busy": "queue"},
+        "/api/messages/some-message/regenerate": {"session_id": session_id, "model": None, "on_busy": "interrupt"},
+        "/api/branch": {"session_id": session_id, "message_id": "some-message"},
+        "/api/fork": {"session_id": session_id, "message_id": "some-message", "title": "another way"},
+    }
     reads = (
+        f"/api/messages?session_id={session_id}&before=some-message&limit=2",
         f"/api/state?session_id={session_id}",
         f"/api/chat/stream?session_id={session_id}&last_event_id=1-0&format=events",
         f"/api/chat/stream?session_id={session_id}&format=state",

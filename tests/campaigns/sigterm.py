@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.campaigns.campaign import Campaign, Round
-from tests.campaigns.crowd import Crowd, story_server
+from tests.campaigns.crowd import TREES, Crowd, story_server
 from tests.campaigns.story_agent import story
 from tests.checker import Checker, Stream, StreamClosed, Violation
 
@@ -34,7 +34,7 @@ async def opened(folder: Path, *, drain_seconds: float | None = None) -> AsyncIt
         sessions = [f"term-{number}-{n}" for n in range(CLIENTS)]
         endless = f"term-{number}-endless"
         async with (
-            Crowd(checker, sessions, seed=str(random_.random()), pause_ms=8) as crowd,
+            Crowd(checker, sessions, seed=str(random_.random()), pause_ms=8, weights=TREES) as crowd,
             checker.follow(endless) as stream,
         ):
             # One turn that does not end by itself, so that the drain has something to cut.

@@ -303,20 +303,23 @@ class Checker:
         response = await self.request("POST", "/api/branch", json_body=body, sessions=(session_id,))
         return self._accepted("POST /api/branch", response)
 
-    async def all_messages(self, state: Json) -> dict[str, Json]:
-        """The messages of every branch of an idle session, by id: one branch after the other is made the active one,
-        and at last the one that it was."""
+    async def all_messages(self, state: Json) -> tuple[dict[str, Json], bool]:
+        """The messages of every branch of an idle session, by id, and whether there are older ones.
+
+        One branch after the other is made the active one, and at last the one that it was.
+        """
         messages: dict[str, Json] = {}
-        session_id, shown = state["session_id"], state
+        session_id, shown, has_more = state["session_id"], state, False
         while True:
             messages |= {m["id"]: m for m in shown["messages"]}
+            has_more |= shown["has_more"]
             left = [s for m in messages.values() for s in m["siblings"] if s not in messages]
             if not left:
                 break
             shown = await self.branch(session_id, left[0])
         if shown is not state:
             await self.branch(session_id, state["messages"][-1]["id"])
-        return messages
+        return messages, has_more
 
     async def system(self, session_id: str, text: str, *, minimal: bool = False) -> Json:
         """`POST /api/system`."""
@@ -471,7 +474,7 @@ class Checker:
             problems: list[str] = []
             if settle:
                 state = await self.settle(session_id, timeout_seconds=timeout_seconds)
-                problems += history.settled_problems(state, await self.all_messages(state))
+                problems += history.settled_problems(state, *await self.all_messages(state))
             problems = history.problems() + problems
             found += [f"session {session_id!r}: {problem}" for problem in problems]
         if found:

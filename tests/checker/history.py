@@ -218,14 +218,18 @@ class History:
                     pass
         return found
 
-    def settled_problems(self, state: Json, messages: dict[str, Json] | None = None) -> list[str]:
+    def settled_problems(
+        self, state: Json, messages: dict[str, Json] | None = None, has_more: bool | None = None
+    ) -> list[str]:
         """What is wrong when `state`, fetched after everything ended, is all there is.
 
         Every acknowledged turn has its message and one terminal state, and stored text is what was streamed.
 
         Args:
             messages: of all branches, by id; those of the state where None.
+            has_more: whether there are older ones; what the state says where None.
         """
+        has_more = state["has_more"] if has_more is None else has_more
         found: list[str] = []
         if state["is_processing"] or state["queue"]:
             found.append(f"not settled: {state['active_turn_id']} runs, {len(state['queue'])} wait")
@@ -233,7 +237,7 @@ class History:
         for message_id, answer in self.answers().items():
             stored = messages.get(message_id)
             if stored is None:
-                if not state["has_more"]:
+                if not has_more:
                     found.append(f"answer {message_id} was streamed and is not stored")
                 continue
             text, kept = answer.text, stored["content"]
@@ -242,7 +246,7 @@ class History:
             if not same:
                 found.append(f"answer {message_id}: streamed {text[-80:]!r}, stored {kept[-80:]!r}")
         for turn in self.acknowledged.values():
-            found += self._fate(turn, messages, has_more=state["has_more"])
+            found += self._fate(turn, messages, has_more=has_more)
         return found
 
     def _fate(self, turn: Acknowledged, messages: dict[str, Json], *, has_more: bool) -> list[str]:
