@@ -1,5 +1,8 @@
 """Fifty people who keep records, and try each other's: whatever one of them wrote is in no answer to another (spec S5).
 
+In every other round they are visitors of one tenant, who get 403 for each other's sessions; in the others users of
+fifty tenants, who name their sessions alike and find nothing of each other's.
+
 Each has a word that nobody else has, and puts it into everything that can hold words: messages, titles, descriptions,
 metadata, names of projects and of sessions. Whatever the server answers to anybody, bodies, headers and streams, is
 searched for the words of the others, and so is its log at the end. What lists, searches and numbers say has to be
@@ -22,6 +25,11 @@ from typing import Any
 import aiohttp
 import orjson
 
+from chatserver.accounts import new_user
+from chatserver.auth.passwords import Passwords
+from chatserver.clock import SystemClock
+from chatserver.config import Settings
+from chatserver.store.sql import open_accounts
 from tests.campaigns.campaign import Campaign, Round
 from tests.server import ServerProcess
 
@@ -47,7 +55,8 @@ OPERATIONS_BY_WEIGHT: Mapping[str, int] = {
     "trespass": 20,
 }
 
-# What another may try with an id that is not his; each is refused, whoever he is.
+# What another may try with an id that is not his. Within his tenant each is refused; a user of another tenant finds
+# nothing, and what makes a session where there is none makes his own.
 TRESPASSES: Sequence[tuple[str, str, Mapping[str, Any] | None]] = (
     ("GET", "/api/state?session_id={id}", None),
     ("GET", "/api/session?session_id={id}", None),
@@ -76,6 +85,11 @@ TRESPASSES: Sequence[tuple[str, str, Mapping[str, Any] | None]] = (
 )
 
 
+MAKING = {"/api/state", "/api/chat/stream", "/api/stream", "/api/chat", "/api/system", "/api/interrupt"} | {
+    "/api/session/create"
+}
+
+
 @dataclass(slots=True)
 class Kept:
     """A session as its owner knows it."""
@@ -91,14 +105,20 @@ class Kept:
 class Person:
     """One of them: who he is to the server, his word, and what he has.
 
-    `refused_with`: what others get who ask for his sessions.
+    `alone`: he is the only one in his tenant, and others name their sessions as he does.
     """
 
     headers: Mapping[str, str]
     random: random.Random
+    alone: bool = False
     word: str = field(default_factory=lambda: f"canary{secrets.token_hex(8)}")
     sessions: dict[str, Kept] = field(default_factory=dict)
-    refused_with: frozenset[int] = frozenset({403})
+
+    def new_id(self) -> str:
+        """An id that he does not use."""
+        if not self.alone:
+            return f"{self.word}-{secrets.token_hex(4)}"
+        return next(name for n in range(1000) if (name := f"room-{n}") not in self.sessions)
 
 
 class Islands:
@@ -159,7 +179,7 @@ class Islands:
             more = {"description": f"about {person.word}", "metadata": {person.word: [person.word]}}
             made = await self.ask(person, "POST", f"/api/projects/{project}/sessions", named | more, (201,))
         elif way == 1:
-            body = {"project_id": project, "session_id": f"{person.word}-{secrets.token_hex(4)}", **named}
+            body = {"project_id": project, "session_id": person.new_id(), **named}
             made = await self.ask(person, "POST", "/api/session/create", body, (201,))
         else:
             project = "default"
@@ -272,15 +292,21 @@ class Islands:
         del person.sessions[session_id]
 
     async def _trespass(self, person: Person) -> None:
-        """Ask for what another has. He may delete it at the same moment: then a read finds nothing, and one that makes
-        what is not there would make it for the trespasser, so ids are asked for that stay."""
+        """Ask for what another has."""
         other = person.random.choice([p for p in self.people if p is not person])
-        standing = [(i, kept) for i, kept in other.sessions.items() if i.startswith("standing")]
-        session_id, kept = person.random.choice(standing)
+        # Of those in one tenant the ones that stay: one that is deleted just now would be made for the trespasser.
+        theirs = [i for i in other.sessions if (i not in person.sessions if person.alone else i.startswith("standing"))]
+        if not theirs:
+            return
+        session_id = person.random.choice(theirs)
         method, path, body = person.random.choice(TRESPASSES)
-        fill = {"id": session_id, "project": kept.project, "word": person.word}
+        if person.alone and path.partition("?")[0] in MAKING:
+            return
+        fill = {"id": session_id, "project": other.sessions[session_id].project, "word": person.word}
         filled = None if body is None else {k: v.format(**fill) for k, v in body.items()}
-        await self.ask(person, method, path.format(**fill), filled, tuple(other.refused_with))
+        nothing = (200, 404) if method == "DELETE" else (404,)  # there is nothing to delete
+        answer = await self.ask(person, method, path.format(**fill), filled, nothing if person.alone else (403,))
+        assert not answer.get("deleted")
 
 
 async def visitors(base_url: str, http: aiohttp.ClientSession, chance: random.Random) -> list[Person]:
@@ -294,22 +320,46 @@ async def visitors(base_url: str, http: aiohttp.ClientSession, chance: random.Ra
     return people
 
 
+async def tenants(
+    base_url: str, http: aiohttp.ClientSession, chance: random.Random, settings: Settings, round_: int
+) -> list[Person]:
+    """A user in each of fifty tenants, made as the operator makes them."""
+    people = []
+    passwords = Passwords(memory_kib=64, rounds=1, waiting=1)
+    named = {"username": "grace", "password": "correct horse battery"}
+    async with open_accounts(settings) as store:
+        for n in range(PEOPLE):
+            who = {"tenant": f"tenant-{round_}-{n}", **named}
+            await new_user(settings, store, passwords, SystemClock(), **who, scopes=frozenset())
+            async with http.post(base_url + "/api/auth/login", json=who) as response:
+                assert response.status == 200, await response.text()
+                token = (await response.json())["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            people.append(Person(headers, random.Random(f"{chance.random()}/{n}"), alone=True))
+    await passwords.close()
+    return people
+
+
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[Round]:
     """Rounds on one server, each with people of its own."""
+    limits = dict.fromkeys(("login_attempts_per_minute", "login_attempts_per_address_per_minute"), 1_000_000)
     async with (
-        ServerProcess(folder / "data") as server,
+        ServerProcess(folder / "data", settings=limits) as server,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)) as http,
     ):
+        settings = Settings(data_dir=folder / "data")
 
         async def one(number: int, chance: random.Random) -> Counter[str]:
-            people = await visitors(server.base_url, http, chance)
+            if number % 2:
+                people = await tenants(server.base_url, http, chance, settings, number)
+            else:
+                people = await visitors(server.base_url, http, chance)
             islands = Islands(server.base_url, http, people)
             for person in people:  # one each that stays, to be asked for by the others
-                session_id = f"standing-{number}-{secrets.token_hex(4)}"
-                await islands.ask(
-                    person, "POST", "/api/session/create", {"session_id": session_id, "title": person.word}, (201,)
-                )
+                session_id = "standing" if person.alone else f"standing-{number}-{secrets.token_hex(4)}"
+                body = {"session_id": session_id, "title": person.word}
+                await islands.ask(person, "POST", "/api/session/create", body, (201,))
                 person.sessions[session_id] = Kept("default", found=True)
             await asyncio.gather(*(islands.act(person, OPERATIONS) for person in people))
             words = {person.word.encode() for person in people}
@@ -321,9 +371,9 @@ async def opened(folder: Path) -> AsyncIterator[Round]:
 
 CAMPAIGN = Campaign(
     name="islands",
-    promise="Fifty people with two hundred random operations each on sessions, projects, messages, lists, searches, "
-    "numbers and streams, a sixth of them on what belongs to another: nobody is told another's words, and lists and "
-    "numbers are exactly what their owner has.",
+    promise="Fifty visitors of one tenant, or users of fifty tenants, with two hundred random operations each on "
+    "sessions, projects, messages, lists, searches, numbers and streams, a sixth of them on what belongs to another: "
+    "nobody is told another's words, and lists and numbers are exactly what their owner has.",
     rounds=100,
     open=opened,
 )
