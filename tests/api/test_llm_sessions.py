@@ -85,6 +85,25 @@ async def test_walk_2_delete_a_chat_session(person: Person) -> None:
     assert await services.store.record(key) is None
 
 
+async def test_walk_3_a_session_names_itself_after_its_first_message(serve: Serve) -> None:
+    """U5: a few words instead of "New Chat", in the list and in the tab; a person's own name stays."""
+    api = await serve(auto_titles="words")
+    person = await person_of(api)
+    made, named = await create(person), await create(person, session_name="My own name")
+    question = "What's the value of the Highland property?"
+    async with Checker(api.server.url, headers=person.headers) as checker:
+        for session_id in (named["session_id"], made["session_id"]):
+            async with checker.follow(session_id) as stream:
+                sent = await checker.send(session_id, question)
+                await stream.until_ended(sent.turn_id)
+                if session_id == made["session_id"]:
+                    await stream.until_state(lambda s: "Highland" in s["title"])
+    _, listed = await person.ask("GET", SESSIONS)
+    names = {s["id"]: s["session_name"] for s in listed["data"]}
+    assert names[named["session_id"]] == "My own name"
+    assert 3 <= len(names[made["session_id"]].split()) <= 5
+
+
 async def test_walk_4_sessions_persist(serve: Serve) -> None:
     """A page that is loaded again, after a restart too, finds the conversation and goes on with it."""
     api = await serve()
