@@ -1,8 +1,8 @@
-"""SessionService: the only door to sessions. Every rule about them lives here, once (spec §2, §5).
+"""SessionService: the only door to sessions. Every rule about them is kept here, once (spec §2, §5).
 
-Who may use a session, who may make one and how often, how long it lives, which model it has. Endpoints parse, call,
-and answer; they decide nothing. A session is reached through `open`, which resolves or creates it, checks the rules,
-and holds a pin while the caller uses it.
+Endpoints parse, call, and answer; they decide nothing. Who reaches a session, and who may make one, is SessionAccess
+(session_access.py), which this extends by what can be done with a session that was reached; the rules that need no
+state are in session_rules.py, the rates in session_limits.py.
 
 It owns no session (session_manager.py), runs no turn (turns.py) and knows no HTTP.
 """
@@ -17,52 +17,36 @@ from typing import Any, Literal
 from chatserver.branches import Stretch
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.errors import Conflict, Expired, Forbidden, NotFound, RateLimited
+from chatserver.errors import Conflict, NotFound, RateLimited
 from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
 from chatserver.new_turn import NewTurn, OnBusy
 from chatserver.principal import Principal
+from chatserver.session_access import SessionAccess, no_session
 from chatserver.session_limits import Caller as Caller
-from chatserver.session_limits import SessionLimits
+from chatserver.session_lists import SessionLists
 from chatserver.session_manager import SessionManager
+from chatserver.session_rules import SESSION_ID as SESSION_ID
 from chatserver.session_rules import (
-    DEFAULT_PROJECT,
-    NEW_TITLE,
     Models,
     NewSession,
     StoredRole,
     Wanted,
-    check_agreement,
     check_metadata,
     check_model,
     check_project,
     check_project_id,
-    check_session_id,
     check_text,
     check_texts,
 )
-from chatserver.session_rules import SESSION_ID as SESSION_ID
-from chatserver.store.base import (
-    ProjectSummary,
-    SessionFilter,
-    SessionKey,
-    SessionRecord,
-    SessionStats,
-    SessionSummary,
-    Store,
-)
+from chatserver.store.base import SessionKey, Store
 from chatserver.turns import TurnRunner
 
-# What a caller wants when the session does not exist: an error, a provisional one (a read), a durable one (a write).
-Create = Literal["no", "provisional", "durable"]
 Rating = Literal["up", "down"]
 
-# Messages that reading a whole conversation holds at once.
-PAGE_MESSAGES = 200
 
-
-class SessionService:
-    """See the module."""
+class SessionService(SessionAccess):
+    """See the module; `lists` is what is read of many sessions and of many messages."""
 
     def __init__(
         self,
@@ -73,164 +57,10 @@ class SessionService:
         turns: TurnRunner,
         models: Models,
     ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._store = store
-        self._manager = manager
-        self._turns = turns
-        self._models = models
-        self._limits = SessionLimits(settings, clock)
-
-    # --- resolving ---
-
-    @asynccontextmanager
-    async def open(
-        self,
-        caller: Caller,
-        session_id: str | None,
-        *,
-        create: Create,
-        project_id: str | None = None,
-        model: str | None = None,
-    ) -> AsyncIterator[LiveSession]:
-        """The session, pinned while the block runs.
-
-        Args:
-            session_id: None mints one.
-            create: what to do where it does not exist; `auto_create = false` makes it "no".
-            project_id: the project it must be in; of a session that is made here, the one it gets.
-            model: of a session that is made here.
-        Raises:
-            InvalidFields: an id or the model is not valid. NotFound, Expired, Forbidden: spec V2, S5, P5.
-            RateLimited: over a creation limit. What the store raises.
-        Cancelling is safe.
-        """
-        if project_id is not None:
-            check_project_id(project_id)
-        new = NewSession(project_id=project_id, model=model)
-        may_create = create != "no" and self._settings.auto_create
-        live = await self._pinned(caller, session_id, new if may_create else None)
-        try:
-            self.validate_session(caller.principal, live)
-            check_project(live, project_id)
-            yield live
-        finally:
-            self._manager.unpin(live)
-
-    @asynccontextmanager
-    async def open_stored(
-        self, caller: Caller, session_id: str, *, project_id: str | None = None
-    ) -> AsyncIterator[LiveSession]:
-        """Like `open`, of a session that is durable: one that was only read is in no list and under no address."""
-        async with self.open(caller, session_id, create="no", project_id=project_id) as live:
-            if live.provisional:
-                raise _no_session(session_id)
-            yield live
-
-    @asynccontextmanager
-    async def create_session(
-        self, caller: Caller, session_id: str | None, new: NewSession
-    ) -> AsyncIterator[tuple[LiveSession, bool]]:
-        """V1: a durable session, pinned while the block runs, and whether it was made by this.
-
-        One of that id that is the caller's already is given as it is, so that a request whose answer was lost can be
-        repeated; what the new one would be must agree with it.
-
-        Args:
-            session_id: None mints one.
-        Raises:
-            Conflict: `session_exists`, where it is another than was asked for. What `open` raises.
-        """
-        live = await self._pinned(caller, session_id, new)
-        try:
-            self.validate_session(caller.principal, live)
-            made = live.provisional and await self._turns.keep(live, *self._first_settings(caller, new))
-            if not made:
-                check_agreement(live, new)
-            yield live, made
-        finally:
-            self._manager.unpin(live)
-
-    async def _pinned(self, caller: Caller, session_id: str | None, new: NewSession | None) -> LiveSession:
-        """The session whoever asks for it, made in memory as `new` says where it is not there. The caller owes an
-        `unpin`.
-
-        Raises: NotFound, where it is not there and `new` is None.
-        """
-        if session_id is None:
-            session_id = self._clock.new_id()
-        else:
-            check_session_id(session_id)
-        if new is not None:
-            self._check_new(caller.principal.tenant, new)
-        key = SessionKey(caller.principal.tenant, session_id)
-        live = await self._manager.pin(key)
-        if live is None:
-            if new is None:
-                raise _no_session(session_id)
-            self._limits.creation(caller)
-            live = self._manager.pin_new(self._new_record(key, caller.principal, new))
-        return live
-
-    def validate_session(self, principal: Principal, live: LiveSession) -> None:
-        """V2 and S5: it is this caller's to use, and not expired.
-
-        Raises: Expired, Forbidden.
-        """
-        self._check_owner(principal, live)
-        if live.record.expires_at <= self._clock.now():
-            raise Expired(f"the session expired at {rfc3339(live.record.expires_at)}")
-
-    @staticmethod
-    def _check_owner(principal: Principal, live: LiveSession) -> None:
-        """S5. An unowned session is for callers without identity only: a planted id can't capture a person's words."""
-        if live.record.owner != principal.owner:
-            raise Forbidden("the session belongs to somebody else", code="session_forbidden")
-
-    def _check_new(self, tenant: str, new: NewSession) -> None:
-        if new.project_id is not None:
-            check_project_id(new.project_id)
-        if new.model is not None:
-            check_model(self._models, tenant, new.model)
-        check_texts(self._settings, new.named())
-
-    def _first_settings(self, caller: Caller, new: NewSession) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a session that is made is committed with, and what tabs are told that read it before."""
-        changes, expires_at = new.named(), self._expiry(caller)
-        told = changes | {"expires_at": rfc3339(expires_at)}
-        if new.model is not None:
-            told |= self._switched(caller.principal.tenant, new.model)
-        return changes | {"expires_at": expires_at}, told
-
-    def _new_record(self, key: SessionKey, principal: Principal, new: NewSession) -> SessionRecord:
-        now = self._clock.now()
-        return SessionRecord(
-            key=key,
-            project_id=new.project_id or DEFAULT_PROJECT,
-            owner=principal.owner,
-            title=new.title or NEW_TITLE,
-            model=new.model,
-            created_at=now,
-            updated_at=now,
-            expires_at=now + self._ttl_seconds(principal),
-            description=new.description or "",
-            metadata=new.metadata or NO_METADATA,
-        )
-
-    def _ttl_seconds(self, principal: Principal) -> float:
-        match principal.kind:
-            case "user":
-                return self._settings.user_session_ttl_seconds
-            case "visitor":
-                return self._settings.visitor_session_ttl_seconds
-            case "none":
-                return self._settings.unowned_session_ttl_seconds
+        super().__init__(settings, clock, manager, turns, models)
+        self.lists = SessionLists(clock, store)
 
     # --- the record ---
-
-    def _expiry(self, caller: Caller) -> float:
-        """V3: activity now pushes the expiry this far (seconds since the epoch)."""
-        return self._clock.now() + self._ttl_seconds(caller.principal)
 
     async def extend_session(self, caller: Caller, live: LiveSession) -> None:
         """V3: push the expiry as activity does, without any."""
@@ -277,10 +107,6 @@ class SessionService:
             told = changes | (self._switched(live.key.tenant, model) if "model" in changes else {})
             await self._turns.update(live, changes, told)
 
-    def _switched(self, tenant: str, model: str | None) -> dict[str, Any]:
-        """What tabs are told of a switch to that model."""
-        return {"model": model, "missing_api_key": self._models.missing_api_key(tenant, model)}
-
     async def delete_session(
         self, caller: Caller, session_id: str, *, project_id: str | None = None, force: bool, missing_ok: bool
     ) -> bool:
@@ -309,7 +135,7 @@ class SessionService:
                 raise
             deleted = False
         if not deleted and not missing_ok:  # somebody was quicker, or it was never written
-            raise _no_session(session_id)
+            raise no_session(session_id)
         return deleted
 
     async def adopt(self, visitor: Principal, user: Principal) -> int:
@@ -321,74 +147,6 @@ class SessionService:
         if visitor.kind != "visitor" or visitor.tenant != user.tenant or visitor.owner is None or user.owner is None:
             return 0
         return await self._turns.adopt(user.tenant, visitor.owner, user.owner)
-
-    # --- lists, and what has been said ---
-
-    async def list_sessions(
-        self,
-        caller: Caller,
-        *,
-        project_id: str | None = None,
-        include_inactive: bool = False,
-        query: str | None = None,
-        limit: int,
-        offset: int = 0,
-        after: tuple[float, str] | None = None,
-    ) -> tuple[SessionSummary, ...]:
-        """P2, U2: the caller's own sessions, the newest change first; none for a caller without identity.
-
-        Who knows the id of an unowned session may use it, so nobody is told one.
-
-        Args:
-            query: words to find in titles and messages; blank is none.
-            after: only what comes behind the session of that `updated_at` and id.
-        """
-        if project_id is not None:
-            check_project_id(project_id)
-        where = SessionFilter(
-            caller.principal.tenant,
-            caller.principal.owner,
-            self._clock.now(),
-            project_id=project_id,
-            include_inactive=include_inactive,
-            query=(query or "").strip() or None,
-        )
-        return await self._store.list_sessions(where, limit=limit, offset=offset, after=after)
-
-    async def list_projects(self, caller: Caller) -> tuple[ProjectSummary, ...]:
-        """The projects that hold sessions of the caller."""
-        principal = caller.principal
-        return await self._store.list_projects(principal.tenant, principal.owner, self._clock.now())
-
-    async def session_stats(self, caller: Caller, project_id: str) -> SessionStats:
-        """P6: the caller's sessions of a project in numbers."""
-        check_project_id(project_id)
-        principal = caller.principal
-        return await self._store.session_stats(principal.tenant, principal.owner, project_id, self._clock.now())
-
-    async def messages(self, live: LiveSession, *, offset: int, limit: int) -> tuple[Message, ...]:
-        """P4: a page of the active branch, oldest first; a running answer as it stands now. Raises NotFound."""
-        page = await self._store.message_page(live.key, offset=offset, limit=limit)
-        return tuple(_as_it_stands(live, message) for message in page)
-
-    async def newest_messages(self, live: LiveSession, limit: int) -> tuple[tuple[Message, ...], bool]:
-        """The last `limit` messages of the active branch, oldest first, and whether there are older ones."""
-        found = await self._store.messages(live.key, leaf_id=None, limit=limit + 1)
-        return tuple(_as_it_stands(live, message) for message in found[-limit:]), len(found) > limit
-
-    async def all_messages(self, live: LiveSession) -> AsyncIterator[tuple[Message, ...]]:
-        """Every message of the active branch, oldest first, in pages.
-
-        Raises: Conflict (`branch_changed`) where another branch is chosen on the way; NotFound where it is deleted.
-        """
-        offset, last_id = 0, None
-        while page := await self.messages(live, offset=offset, limit=PAGE_MESSAGES):
-            if page[0].parent_id != last_id:
-                raise Conflict("another branch was chosen while it was read", code="branch_changed")
-            yield page
-            if len(page) < PAGE_MESSAGES:
-                return
-            offset, last_id = offset + len(page), page[-1].id
 
     # --- what the live endpoints do ---
 
@@ -570,12 +328,3 @@ class SessionService:
                 code="too_many_streams",
                 retry_after_seconds=5,
             )
-
-
-def _as_it_stands(live: LiveSession, message: Message) -> Message:
-    """The store has of a running answer what was there when it began."""
-    return live.state.message(message.id) or message if message.status == "streaming" else message
-
-
-def _no_session(session_id: str) -> NotFound:
-    return NotFound(f"there is no session {session_id!r}", code="session_not_found")

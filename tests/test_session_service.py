@@ -716,10 +716,10 @@ async def test_lists_are_of_ones_own_and_never_of_nobodys() -> None:
             await w.system(f"of {caller.principal.user_id} {caller.principal.tenant}".replace(" ", "-"), "word", caller)
         for caller, expected in ((ALICE, "of-alice-public"), (BOB, "of-bob-public"), (acme, "of-alice-acme")):
             for query in (None, "word"):
-                found = await w.service.list_sessions(caller, query=query, limit=10)
+                found = await w.service.lists.list_sessions(caller, query=query, limit=10)
                 assert [s.record.key.session_id for s in found] == [expected]
-            assert [p.sessions for p in await w.service.list_projects(caller)] == [1]
-            assert (await w.service.session_stats(caller, "default")).total_sessions == 1
-        assert await w.service.list_sessions(NOBODY, limit=10) == ()
-        assert await w.service.list_projects(NOBODY) == ()
-        assert (await w.service.session_stats(NOBODY, "default")).total_sessions == 0
+            assert [p.sessions for p in await w.service.lists.list_projects(caller)] == [1]
+            assert (await w.service.lists.session_stats(caller, "default")).total_sessions == 1
+        assert await w.service.lists.list_sessions(NOBODY, limit=10) == ()
+        assert await w.service.lists.list_projects(NOBODY) == ()
+        assert (await w.service.lists.session_stats(NOBODY, "default")).total_sessions == 0

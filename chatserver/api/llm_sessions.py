@@ -65,7 +65,7 @@ async def create(request: web.Request) -> web.Response:
 async def list_sessions(request: web.Request) -> web.Response:
     """`GET /api/llm/sessions`: list or search the caller's, newest first."""
     query, caller = read_query(request, LlmListQuery), caller_of(request)
-    found = await services(request).sessions.list_sessions(
+    found = await services(request).sessions.lists.list_sessions(
         caller, include_inactive=query.include_archived, query=query.q, limit=query.limit, offset=query.offset
     )
     data = [{**_wire(caller.principal, s.record), "last_message_preview": s.last_message_preview} for s in found]
@@ -81,7 +81,7 @@ async def get(request: web.Request) -> web.Response:
         tell_session(request, live)
         answer: dict[str, Any] = {"success": True, "data": _wire(caller.principal, live.record)}
         if query.include_messages:
-            messages, has_more = await sessions.newest_messages(live, MAX_PAGE)
+            messages, has_more = await sessions.lists.newest_messages(live, MAX_PAGE)
             answer["messages"] = [message_wire(m, live.record) for m in messages]
             answer["has_more"] = has_more
         return json_response(answer)

@@ -33,7 +33,7 @@ def _session(request: web.Request) -> str:
 
 async def list_projects(request: web.Request) -> web.Response:
     """`GET /api/projects`: list those that hold sessions of the caller."""
-    projects = await services(request).sessions.list_projects(caller_of(request))
+    projects = await services(request).sessions.lists.list_projects(caller_of(request))
     return json_response(
         [
             {
@@ -49,7 +49,7 @@ async def list_projects(request: web.Request) -> web.Response:
 
 async def stats(request: web.Request) -> web.Response:
     """`GET /api/projects/{project_id}/stats`: the caller's sessions of the project in numbers."""
-    found = await services(request).sessions.session_stats(caller_of(request), _project(request))
+    found = await services(request).sessions.lists.session_stats(caller_of(request), _project(request))
     return json_response(
         {
             "project_id": _project(request),
@@ -76,7 +76,7 @@ async def create(request: web.Request) -> web.Response:
 async def list_sessions(request: web.Request) -> web.Response:
     """`GET …/sessions`: list or search the caller's, newest first; the header `Link` says where it goes on."""
     query = read_query(request, ListQuery)
-    found = await services(request).sessions.list_sessions(
+    found = await services(request).sessions.lists.list_sessions(
         caller_of(request),
         project_id=_project(request),
         include_inactive=query.include_inactive,
@@ -135,7 +135,7 @@ async def list_messages(request: web.Request) -> web.Response:
     query, sessions = read_query(request, MessagesQuery), services(request).sessions
     async with sessions.open_stored(caller_of(request), _session(request), project_id=_project(request)) as live:
         tell_session(request, live)
-        page = await sessions.messages(live, offset=query.offset, limit=query.limit)
+        page = await sessions.lists.messages(live, offset=query.offset, limit=query.limit)
         return json_response([message_wire(m, live.record) for m in page])
 
 
@@ -151,7 +151,7 @@ async def full(request: web.Request) -> web.StreamResponse:
     sessions = services(request).sessions
     async with sessions.open_stored(caller_of(request), _session(request), project_id=_project(request)) as live:
         tell_session(request, live)
-        pages = sessions.all_messages(live)
+        pages = sessions.lists.all_messages(live)
         first = await anext(pages, None)  # what can be refused is refused before the head goes out
         response = web.StreamResponse()
         response.content_type = "application/json"

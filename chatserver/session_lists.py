@@ -1,0 +1,105 @@
+"""SessionLists: what a caller reads of many sessions, and of the many messages of one (spec P2, P4, P6, U2).
+
+A list holds the caller's own sessions and nothing else; a caller without identity gets none, since who knows the id of
+an unowned session may use it. Messages are read of a session that was reached through SessionService.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from chatserver.clock import Clock
+from chatserver.errors import Conflict
+from chatserver.live_session import LiveSession
+from chatserver.message import Message
+from chatserver.session_limits import Caller
+from chatserver.session_rules import check_project_id
+from chatserver.store.base import (
+    ProjectSummary,
+    SessionFilter,
+    SessionStats,
+    SessionSummary,
+    Store,
+)
+
+# Messages that reading a whole conversation holds at once.
+PAGE_MESSAGES = 200
+
+
+class SessionLists:
+    """See the module."""
+
+    def __init__(self, clock: Clock, store: Store) -> None:
+        self._clock = clock
+        self._store = store
+
+    async def list_sessions(
+        self,
+        caller: Caller,
+        *,
+        project_id: str | None = None,
+        include_inactive: bool = False,
+        query: str | None = None,
+        limit: int,
+        offset: int = 0,
+        after: tuple[float, str] | None = None,
+    ) -> tuple[SessionSummary, ...]:
+        """P2, U2: the caller's own sessions, the newest change first; none for a caller without identity.
+
+        Who knows the id of an unowned session may use it, so nobody is told one.
+
+        Args:
+            query: words to find in titles and messages; blank is none.
+            after: only what comes behind the session of that `updated_at` and id.
+        """
+        if project_id is not None:
+            check_project_id(project_id)
+        where = SessionFilter(
+            caller.principal.tenant,
+            caller.principal.owner,
+            self._clock.now(),
+            project_id=project_id,
+            include_inactive=include_inactive,
+            query=(query or "").strip() or None,
+        )
+        return await self._store.list_sessions(where, limit=limit, offset=offset, after=after)
+
+    async def list_projects(self, caller: Caller) -> tuple[ProjectSummary, ...]:
+        """The projects that hold sessions of the caller."""
+        principal = caller.principal
+        return await self._store.list_projects(principal.tenant, principal.owner, self._clock.now())
+
+    async def session_stats(self, caller: Caller, project_id: str) -> SessionStats:
+        """P6: the caller's sessions of a project in numbers."""
+        check_project_id(project_id)
+        principal = caller.principal
+        return await self._store.session_stats(principal.tenant, principal.owner, project_id, self._clock.now())
+
+    async def messages(self, live: LiveSession, *, offset: int, limit: int) -> tuple[Message, ...]:
+        """P4: a page of the active branch, oldest first; a running answer as it stands now. Raises NotFound."""
+        page = await self._store.message_page(live.key, offset=offset, limit=limit)
+        return tuple(_as_it_stands(live, message) for message in page)
+
+    async def newest_messages(self, live: LiveSession, limit: int) -> tuple[tuple[Message, ...], bool]:
+        """The last `limit` messages of the active branch, oldest first, and whether there are older ones."""
+        found = await self._store.messages(live.key, leaf_id=None, limit=limit + 1)
+        return tuple(_as_it_stands(live, message) for message in found[-limit:]), len(found) > limit
+
+    async def all_messages(self, live: LiveSession) -> AsyncIterator[tuple[Message, ...]]:
+        """Every message of the active branch, oldest first, in pages.
+
+        Raises: Conflict (`branch_changed`) where another branch is chosen on the way; NotFound where it is deleted.
+        """
+        offset, last_id = 0, None
+        while page := await self.messages(live, offset=offset, limit=PAGE_MESSAGES):
+            if page[0].parent_id != last_id:
+                raise Conflict("another branch was chosen while it was read", code="branch_changed")
+            yield page
+            if len(page) < PAGE_MESSAGES:
+                return
+            offset, last_id = offset + len(page), page[-1].id
+
+
+def _as_it_stands(live: LiveSession, message: Message) -> Message:
+    """The store has of a running answer what was there when it began."""
+    return live.state.message(message.id) or message if message.status == "streaming" else message
