@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import replace
 
 import orjson
 import pytest
 
+from chatserver import session_manager
 from chatserver.errors import StoreUnavailable
 from chatserver.events import END_OF_FENCE, Position
 from chatserver.live_session import LiveSession
@@ -530,3 +532,31 @@ async def test_an_event_that_cannot_be_encoded_takes_no_number() -> None:
         live.append(ev.SessionUpdated("s", {"title": "next"}))
         assert reader.state == json.loads(orjson.dumps(live.state.wire()))
         live.append(ev.SessionUpdated("s", {"title": "New Chat"}))
+
+
+# --- what has expired ---
+
+
+@virtual
+async def test_a_long_absence_is_purged_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two portions the rest of maintenance has its turn; in the end everything has gone."""
+    monkeypatch.setattr(session_manager, "PURGE_BATCH", 2)
+    monkeypatch.setattr(session_manager, "PURGE_BATCHES", 3)
+    async with world(expired_keep_seconds=10, eviction_interval_seconds=100) as w:
+        keys = [SessionKey("public", f"s-{number}") for number in range(15)]
+        for key in keys:
+            await w.store.create_session(replace(record(key.session_id), expires_at=EPOCH + 1))
+
+        async def left() -> int:
+            return sum([await w.store.record(key) is not None for key in keys])
+
+        counts = []
+        for _ in range(5):
+            await advance(5)
+            counts.append(await left())
+        assert counts == [15] * 5, "not before the interval is over"
+        await advance(71)
+        for _ in range(4):
+            await advance(5)
+            counts.append(await left())
+    assert counts[5:] == [9, 3, 0, 0]

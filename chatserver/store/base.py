@@ -242,8 +242,8 @@ class Store(Protocol):
     ) -> tuple[SessionKey, ...]:
         """Delete up to `limit` sessions that expired more than `kept_seconds` ago, except those in `spare`; which ones.
 
-        Fewer than `limit` may still leave some: it is repeated from time to time. What is remembered of deleted
-        sessions (their fences) is dropped here too, a month later.
+        It is repeated until it gives none: then nothing is left. What is remembered of deleted sessions (their fences)
+        is dropped here too, a month later.
         """
 
     # --- whole sessions ---

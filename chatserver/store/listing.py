@@ -95,14 +95,16 @@ def adopt_some(tx: Transaction, *, tenant: str, from_owner: str, to_owner: str, 
     return tuple(adopted)
 
 
-def purge_expired(
+def purge_some(
     tx: Transaction, *, now: float, limit: int, kept_seconds: float, spare: Collection[SessionKey]
-) -> tuple[SessionKey, ...]:
+) -> tuple[tuple[SessionKey, ...], bool]:
+    """One transaction of `Store.purge_expired`; also whether more is due."""
     tx.run(tx.sql.mark_deleted, {"now": now})
     tx.run(tx.sql.forget_some_deleted, {"before": now - REMEMBER_DELETED_SECONDS, "limit": limit})
     before = now - kept_seconds
+    due = tx.all(tx.sql.due_sessions, {"before": before, "limit": limit})
     purged = []
-    for tenant, session_id, expires_at in tx.all(tx.sql.due_sessions, {"before": before, "limit": limit}):
+    for tenant, session_id, expires_at in due:
         key = SessionKey(tenant, session_id)
         if expires_at < before and key not in spare:
             delete_session(tx, key=key)
@@ -110,4 +112,4 @@ def purge_expired(
         else:  # it was extended, or is in use
             look_at = before + _SPARED_SECONDS if expires_at < before else expires_at
             tx.run(tx.sql.look_later, {**key_params(key), "look_at": look_at})
-    return tuple(purged)
+    return tuple(purged), len(due) == limit

@@ -320,6 +320,8 @@ class SqlStore:
     async def purge_expired(
         self, now: float, limit: int, *, kept_seconds: float = 0.0, spare: Collection[SessionKey] = ()
     ) -> tuple[SessionKey, ...]:
-        return await self._writer.submit(
-            partial(listing.purge_expired, now=now, limit=limit, kept_seconds=kept_seconds, spare=frozenset(spare))
-        )
+        work = partial(listing.purge_some, now=now, limit=limit, kept_seconds=kept_seconds, spare=frozenset(spare))
+        while True:
+            purged, more = await self._writer.submit(work)
+            if purged or not more:
+                return purged

@@ -315,6 +315,18 @@ async def test_an_extended_session_is_purged_by_its_new_expiry(store: Store) -> 
     assert purged == [(), (key(1),), (key(2),)]
 
 
+async def test_sessions_that_were_extended_hide_none_that_expired(store: Store) -> None:
+    """However many of them are due to be looked at before it."""
+    for number in range(30):
+        await make(store, number, expires_at=NOW + number / 100)
+        if number != 29:
+            await store.update_session(key(number), {"expires_at": EXPIRES}, new_fence=False, now=NOW)
+
+    purged = [await store.purge_expired(NOW + 1, 5) for _ in range(2)]
+
+    assert purged == [(key(29),), ()]
+
+
 async def test_an_expired_session_is_kept_for_a_while(store: Store) -> None:
     """So that who comes late is told that it expired."""
     await make(store, 1, expires_at=NOW)

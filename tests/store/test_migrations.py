@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 from chatserver.config import Settings
 from chatserver.store.base import SessionFilter
-from chatserver.store.listing import list_sessions, purge_expired
+from chatserver.store.listing import list_sessions, purge_some
 from chatserver.store.migrate import is_current, migrate
 from chatserver.store.schema import METADATA, REVISION
 from chatserver.store.search import FIRST, index_some
@@ -111,8 +111,8 @@ def test_data_of_the_first_revision_is_kept() -> None:
         assert index_some(tx, tenant="t", owner="user:1", after=FIRST) is None
         (listed,) = list_sessions(tx, where=replace(where, query="hi"), limit=9, offset=0, after=None)
         assert (listed.record.title, listed.record.fence, listed.last_message_preview) == ("T", 4, "Hi")
-        assert purge_expired(tx, now=9, limit=9, kept_seconds=0, spare=()) == ()
-        assert purge_expired(tx, now=10, limit=9, kept_seconds=0, spare=()) == (listed.record.key,)
+        assert purge_some(tx, now=9, limit=9, kept_seconds=0, spare=()) == ((), False)
+        assert purge_some(tx, now=10, limit=9, kept_seconds=0, spare=()) == ((listed.record.key,), False)
 
 
 async def test_stores_of_one_process_may_be_made_at_the_same_time(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
 from chatserver.config import Settings
-from chatserver.store.base import Chunk, StartTurn
+from chatserver.store.base import Chunk, SessionFilter, SessionKey, StartTurn
 from chatserver.store.sql import SqlStore, open_store
-from tests.store.build import EXPIRES, KEY, NOW, finish, queued, start
+from tests.store.build import EXPIRES, KEY, NOW, finish, queued, record, start
 
 TABLES = ("sessions", "messages", "turns", "turn_chunks")
 
@@ -101,3 +104,24 @@ async def test_a_withdrawn_message_leaves_no_text(store: SqlStore) -> None:
         ).fetchall()
     )
     assert left == [(None, "withdrawn")]
+
+
+async def test_a_vacuumed_database_finds_the_same(tmp_path: Path) -> None:
+    """VACUUM gives rows new rowids; nothing here relies on them."""
+    where = SessionFilter(KEY.tenant, "user:1", NOW, query="needle")
+    found = []
+    for vacuum in (True, False):
+        store = await open_store(Settings(data_dir=tmp_path / "data"))
+        if vacuum:
+            for number, text in enumerate(("hay", "needle", "hay", "needle")):
+                key = SessionKey(KEY.tenant, f"s-{number}")
+                create = replace(record(key), owner="user:1")
+                await store.start_turn(replace(start(key, text), create=create))
+            await store.delete_session(SessionKey(KEY.tenant, "s-0"))
+        found.append([s.record.key.session_id for s in await store.list_sessions(where, limit=9)])
+        await store.close()
+        if vacuum:
+            with closing(sqlite3.connect(tmp_path / "data" / "chatserver.db")) as connection:
+                connection.execute("VACUUM")
+
+    assert found == [["s-3", "s-1"]] * 2
