@@ -6,12 +6,14 @@
 
 import { Api, ApiError, asApiError, NO_MODELS, type CommandAnswer, type SendOptions } from "./api.ts";
 import { FrameScheduler } from "./frame.ts";
+import { OlderMessages } from "./history.ts";
 import { Outbox, type PendingMessage } from "./outbox.ts";
-import type { ChatState, Message, ModelCatalogue, NumberedEvent } from "./protocol.ts";
+import type { ChatState, Message, ModelCatalogue, NumberedEvent, Rating } from "./protocol.ts";
 import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
 import { OFFLINE, SessionStream, type Connection, type Phase, type Stream, type StreamHandlers } from "./stream.ts";
 import { texts } from "./texts.ts";
+import { Thinking } from "./thinking.ts";
 
 export { ApiError } from "./api.ts";
 export type { CommandAnswer, SendOptions } from "./api.ts";
@@ -64,9 +66,15 @@ export interface ChatView {
   readonly sessionId: string;
   /** Null until the first snapshot. */
   readonly state: ChatState | null;
+  /** What stands before the state's messages, as far as it was asked for; oldest first. */
+  readonly older: readonly Message[];
+  /** Whether the server has messages older than all of these. */
+  readonly hasOlder: boolean;
   readonly pending: readonly PendingMessage[];
   /** Of running tool calls, by call id. */
   readonly progress: ReadonlyMap<string, ToolProgress>;
+  /** Milliseconds that answers reasoned while this page looked on, by message id. */
+  readonly thinking: ReadonlyMap<string, number>;
   readonly connection: Connection;
   readonly deleted: boolean;
 }
@@ -81,6 +89,9 @@ const DEFAULTS: ChatManagerConfig = {
 /** A send is repeated after these waits where no answer came: enough for a server that is being restarted. */
 const RESEND_DELAYS_MS = [500, 1_500];
 
+/** Older messages asked for at once: several screens, and a few milliseconds to draw. */
+const PAGE_MESSAGES = 100;
+
 const NO_PROGRESS: ReadonlyMap<string, ToolProgress> = new Map();
 
 export class ChatManager {
@@ -88,6 +99,9 @@ export class ChatManager {
   readonly #handlers: Partial<ChatManagerEventHandlers>;
   readonly #api: Api;
   readonly #outbox = new Outbox();
+  readonly #older = new OlderMessages();
+  #thinking = new Thinking();
+  #paging = false;
   readonly #listeners = new Set<(view: ChatView) => void>();
   readonly #frame = new FrameScheduler(() => this.#tell());
   #sessionId: string;
@@ -120,6 +134,8 @@ export class ChatManager {
     this.#progress = NO_PROGRESS;
     this.#deleted = false;
     this.#outbox.clear();
+    this.#older.clear();
+    this.#thinking = new Thinking();
     this.#stream = this.#newStream();
     if (this.#wanted) this.#stream.start();
     this.#changed();
@@ -147,8 +163,11 @@ export class ChatManager {
     return {
       sessionId: this.#sessionId,
       state: this.#state,
+      older: this.#older.messages,
+      hasOlder: this.#state !== null && this.#older.hasMore(this.#state),
       pending: this.#outbox.entries,
       progress: this.#progress,
+      thinking: this.#thinking.milliseconds,
       connection: this.#connection,
       deleted: this.#deleted,
     };
@@ -189,14 +208,55 @@ export class ChatManager {
     await this.#attempt(() => this.#api.interrupt(this.#sessionId, this.#state?.active_turn_id ?? undefined));
   }
 
-  /** Takes a message out of the queue. */
-  async withdraw(turnId: string): Promise<void> {
-    await this.#attempt(() => this.#api.withdraw(this.#sessionId, turnId));
+  /** Takes a message out of the queue. Whether it was still there. */
+  async withdraw(turnId: string): Promise<boolean> {
+    return this.#succeeds(() => this.#api.withdraw(this.#sessionId, turnId));
   }
 
-  /** Adds a system message: people see it, the agent reads it at its next turn. */
-  async sendSystemMessage(message: string): Promise<void> {
-    await this.#attempt(() => this.#api.system(this.#sessionId, message));
+  /** Puts a message in the place of that one, on a branch of its own. Resolves to its turn's id, or to null. */
+  async edit(messageId: string, message: string, options: SendOptions = {}): Promise<string | null> {
+    const id = newId();
+    const accepted = await this.#attempt(() => this.#api.edit(this.#sessionId, messageId, message, id, options));
+    return accepted?.turn_id ?? null;
+  }
+
+  /** Asks for another answer beside that one. Resolves to its turn's id, or to null. */
+  async regenerate(messageId: string, options: SendOptions = {}): Promise<string | null> {
+    const accepted = await this.#attempt(() => this.#api.regenerate(this.#sessionId, messageId, options));
+    return accepted?.turn_id ?? null;
+  }
+
+  /** Shows the branch through that message, in every tab of the session. Whether that went well. */
+  async chooseBranch(messageId: string): Promise<boolean> {
+    return this.#succeeds(() => this.#api.branch(this.#sessionId, messageId));
+  }
+
+  /** Copies the branch up to that message into a new session. Resolves to that session's id, or to null. */
+  async fork(messageId: string): Promise<string | null> {
+    return (await this.#attempt(() => this.#api.fork(this.#sessionId, messageId)))?.session_id ?? null;
+  }
+
+  /** Tells what one thinks of an answer; null takes it back. Whether that went well. */
+  async rate(messageId: string, rating: Rating | null, comment?: string): Promise<boolean> {
+    return this.#succeeds(() => this.#api.rate(this.#sessionId, messageId, rating, comment));
+  }
+
+  /** Reads a page of older messages into the view. Does nothing while one is being read, and where there is none. */
+  async loadOlder(): Promise<void> {
+    const sessionId = this.#sessionId;
+    const before = this.#state === null ? undefined : this.#older.oldest(this.#state)?.id;
+    if (this.#paging || this.#state === null || before === undefined || !this.#older.hasMore(this.#state)) return;
+    this.#paging = true;
+    const page = await this.#attempt(() => this.#api.messagesBefore(sessionId, before, PAGE_MESSAGES));
+    this.#paging = false;
+    if (page === null || sessionId !== this.#sessionId) return;
+    this.#older.add(page, before, this.#state);
+    this.#changed();
+  }
+
+  /** Adds a system message: people see it, the agent reads it at its next turn. Whether that went well. */
+  async sendSystemMessage(message: string): Promise<boolean> {
+    return this.#succeeds(() => this.#api.system(this.#sessionId, message));
   }
 
   /** Tells the agent which network the wallet is to be on. */
@@ -218,8 +278,11 @@ export class ChatManager {
     return this.#attempt(() => this.#api.command(this.#sessionId, command, args));
   }
 
-  async resolveApproval(approvalId: string, decision: "approve" | "deny"): Promise<void> {
-    await this.command(decision, { approval_id: approvalId });
+  /** Decides about a tool call. `quiet`: no matter if somebody else has decided already. */
+  async resolveApproval(approvalId: string, decision: "approve" | "deny", quiet = false): Promise<void> {
+    const request = (): Promise<CommandAnswer> => this.#api.command(this.#sessionId, decision, { approval_id: approvalId });
+    if (quiet) await request().catch(() => undefined);
+    else await this.#attempt(request);
   }
 
   /** The models a message can name; none where the server offers no choice or is away. */
@@ -262,6 +325,10 @@ export class ChatManager {
     }
   }
 
+  async #succeeds(request: () => Promise<void>): Promise<boolean> {
+    return (await this.#attempt(async () => (await request(), true))) ?? false;
+  }
+
   #invalid(fields: { code: string; title: string; detail: string }): null {
     this.#handlers.onError?.(new ApiError({ status: 0, ...fields }));
     return null;
@@ -286,7 +353,10 @@ export class ChatManager {
 
   #receive(id: string, event: NumberedEvent): void {
     if (this.#state === null && event.type !== "snapshot") return; // nothing to apply it to
+    const before = this.#state;
     this.#state = event.type === "snapshot" ? event.state : apply(this.#state!, id, event);
+    this.#older.observe(before, this.#state);
+    this.#thinking.observe(event, performance.now());
     this.#outbox.observe(event, this.#state);
     this.#deleted ||= event.type === "session.deleted";
     this.#progress = progressAfter(this.#progress, event);

@@ -3,7 +3,8 @@
 // Knows no state and retries nothing: who may repeat what is decided by the caller (outbox.ts repeats a send, which
 // its client_message_id makes harmless).
 
-import type { ChatState, ModelCatalogue } from "./protocol.ts";
+import type { MessagePage } from "./history.ts";
+import type { ChatState, ModelCatalogue, Rating } from "./protocol.ts";
 
 /** A write is committed before it is answered, which takes milliseconds; this much silence means nobody is there. */
 const TIMEOUT_MS = 30_000;
@@ -116,6 +117,56 @@ export class Api {
       body: { message, session_id: sessionId, client_message_id: clientMessageId, ...options },
       headers: { Prefer: "return=minimal" },
     });
+  }
+
+  /** Puts a message in the place of another one, on a branch of its own, and starts its turn. */
+  edit(
+    sessionId: string,
+    messageId: string,
+    message: string,
+    clientMessageId: string,
+    options: SendOptions = {},
+  ): Promise<ChatAccepted> {
+    return this.#json<ChatAccepted>("POST", `/api/messages/${encodeURIComponent(messageId)}/edit`, {
+      body: { message, session_id: sessionId, client_message_id: clientMessageId, ...options },
+      headers: { Prefer: "return=minimal" },
+    });
+  }
+
+  /** Starts another answer beside that one. */
+  regenerate(sessionId: string, messageId: string, options: SendOptions = {}): Promise<ChatAccepted> {
+    return this.#json<ChatAccepted>("POST", `/api/messages/${encodeURIComponent(messageId)}/regenerate`, {
+      body: { session_id: sessionId, ...options },
+      headers: { Prefer: "return=minimal" },
+    });
+  }
+
+  /** The active branch becomes the one through that message. */
+  async branch(sessionId: string, messageId: string): Promise<void> {
+    await this.#json("POST", "/api/branch", {
+      body: { message_id: messageId, session_id: sessionId },
+      headers: { Prefer: "return=minimal" },
+    });
+  }
+
+  /** A new session with a copy of the branch up to that message. */
+  fork(sessionId: string, messageId: string): Promise<{ readonly session_id: string }> {
+    return this.#json("POST", "/api/fork", {
+      body: { message_id: messageId, session_id: sessionId },
+      headers: { Prefer: "return=minimal" },
+    });
+  }
+
+  async rate(sessionId: string, messageId: string, rating: Rating | null, comment?: string): Promise<void> {
+    await this.#json("PUT", `/api/messages/${encodeURIComponent(messageId)}/feedback`, {
+      body: { session_id: sessionId, rating, ...(comment ? { comment } : {}) },
+    });
+  }
+
+  /** The messages before that one, the newest `limit` of them, oldest first. */
+  messagesBefore(sessionId: string, messageId: string, limit: number): Promise<MessagePage> {
+    const query = new URLSearchParams({ session_id: sessionId, before: messageId, limit: String(limit) });
+    return this.#json<MessagePage>("GET", `/api/messages?${query}`);
   }
 
   state(sessionId: string): Promise<ChatState> {

@@ -6,6 +6,7 @@
 export type Role = "user" | "assistant" | "system" | "tool";
 export type MessageStatus = "completed" | "streaming" | "interrupted" | "failed";
 export type Outcome = "completed" | "interrupted" | "failed";
+export type Rating = "up" | "down";
 export type Decision = "approved" | "denied" | "expired";
 
 export interface ToolResult {

@@ -4,6 +4,8 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import Composer from "../Composer.svelte";
 
 const sent: string[] = [];
+const interrupting: boolean[] = [];
+let lastEdited = 0;
 let stops = 0;
 let component: ReturnType<typeof mount>;
 
@@ -16,7 +18,13 @@ function render(props: Partial<{ processing: boolean; stopping: boolean; initial
       maxLength: 100,
       initial: "",
       onDraft: () => {},
-      onSend: (text: string) => sent.push(text),
+      onSend: (text: string, interrupt: boolean) => {
+        sent.push(text);
+        interrupting.push(interrupt);
+      },
+      onEditLast: () => ++lastEdited > 0,
+      onCommand: () => Promise.resolve(null),
+      onSystem: () => Promise.resolve(true),
       onStop: () => stops++,
       ...props,
     },
@@ -44,7 +52,7 @@ function press(key: string, init: KeyboardEventInit = {}): KeyboardEvent {
 
 beforeEach(() => {
   vi.stubGlobal("matchMedia", () => ({ matches: true }));
-  sent.length = stops = 0;
+  sent.length = interrupting.length = stops = lastEdited = 0;
 });
 
 afterEach(async () => {
@@ -91,6 +99,27 @@ describe("Composer", () => {
     expect(stops).toBe(1);
     part("send").click();
     expect(sent).toEqual(["next"]);
+  });
+
+  it("queues on Enter, and stops the answer and sends on Ctrl+Enter", () => {
+    render({ processing: true });
+    type("later");
+    press("Enter");
+    type("now");
+    press("Enter", { ctrlKey: true });
+    type("now too");
+    part("send-now").click();
+    expect(sent).toEqual(["later", "now", "now too"]);
+    expect(interrupting).toEqual([false, true, true]);
+  });
+
+  it("edits the last message on Up, but only in an empty field", () => {
+    render();
+    type("text");
+    expect(press("ArrowUp").defaultPrevented).toBe(false);
+    type("");
+    expect(press("ArrowUp").defaultPrevented).toBe(true);
+    expect(lastEdited).toBe(1);
   });
 
   it("has no stop button when nothing runs", () => {

@@ -2,23 +2,47 @@ import { flushSync, mount, unmount } from "svelte";
 import { afterEach, describe, expect, it } from "vitest";
 
 import { message } from "../../lib/__tests__/fakes.ts";
+import type { MessageActions } from "../../lib/actions.ts";
 import type { Approval, Message } from "../../lib/protocol.ts";
 import MessageItem from "../MessageItem.svelte";
 
 let component: ReturnType<typeof mount>;
-const resolved: [string, string][] = [];
+const done: unknown[][] = [];
 
-function render(shown: Message, approvals: readonly Approval[] = []): HTMLElement {
+function note(...what: unknown[]): Promise<never> {
+  done.push(what);
+  return Promise.resolve(true as never);
+}
+
+const actions: MessageActions = {
+  resolve: (approval, decision, always) => note("resolve", approval.id, decision, always),
+  disallow: (tool) => void note("disallow", tool.name),
+  edit: (id, text) => note("edit", id, text),
+  regenerate: (id, model) => note("regenerate", id, model),
+  choose: (id) => note("choose", id),
+  fork: (id) => note("fork", id),
+  rate: (id, rating, comment) => note("rate", id, rating, comment),
+};
+
+function render(
+  shown: Message,
+  approvals: readonly Approval[] = [],
+  props: Partial<{ models: string[]; busy: boolean; editing: boolean; thought: number; allowed: boolean }> = {},
+): HTMLElement {
+  done.length = 0;
   component = mount(MessageItem, {
     target: document.body,
     props: {
       message: shown,
       approvals,
       progress: new Map(),
-      onResolve: (id: string, decision: string) => {
-        resolved.push([id, decision]);
-        return Promise.resolve();
-      },
+      thought: props.thought,
+      models: props.models ?? [],
+      busy: props.busy ?? false,
+      editing: props.editing ?? false,
+      isAllowed: () => props.allowed ?? false,
+      onEditing: (id: string | null) => note("editing", id),
+      actions,
     },
   });
   flushSync();
@@ -58,7 +82,81 @@ describe("MessageItem", () => {
     const item = render(message({ id: "a", status: "streaming", tool_calls: [call] }), [approval]);
     expect(item.querySelector("[data-testid=tool]")?.getAttribute("data-status")).toBe("waiting");
     item.querySelector<HTMLElement>("[data-testid=approve]")!.click();
-    expect(resolved).toEqual([["ap-1", "approve"]]);
+    flushSync();
+    item.querySelector<HTMLElement>("[data-testid=deny]")!.click(); // too late: one answer is on its way
+    expect(done).toEqual([["resolve", "ap-1", "approve", false]]);
+  });
+
+  it("can allow a tool for the session, and take that back", () => {
+    const call = { id: "c", server: "files", name: "write", arguments: {}, offset: 0, result: null };
+    const approval = { ...call, id: "ap-1", message_id: "a", call_id: "c", expires_at: "2026-11-21T12:00:00Z" };
+    const item = render(message({ id: "a", status: "streaming", tool_calls: [call] }), [approval]);
+    item.querySelector<HTMLElement>("[data-testid=approve-always]")!.click();
+    expect(done).toEqual([["resolve", "ap-1", "approve", true]]);
+    void unmount(component);
+    const result = { content: "x", is_error: false };
+    const later = render(message({ id: "a", tool_calls: [{ ...call, result }] }), [], { allowed: true });
+    later.querySelector<HTMLElement>("[data-testid=disallow]")!.click();
+    expect(done).toEqual([["disallow", "write"]]);
+  });
+
+  it("shows which version it is and leads to the others", () => {
+    const item = render(message({ id: "b", siblings: ["a", "b", "c"] }));
+    expect(item.querySelector("[data-testid=versions]")?.textContent).toContain("2/3");
+    item.querySelector<HTMLElement>("[data-testid=version-before]")!.click();
+    item.querySelector<HTMLElement>("[data-testid=version-after]")!.click();
+    expect(done).toEqual([["choose", "a"], ["choose", "c"]]);
+  });
+
+  it("changes no branch while an answer is being written", () => {
+    const item = render(message({ id: "b", parent_id: "u", siblings: ["a", "b"] }), [], { busy: true });
+    for (const name of ["version-before", "version-after", "regenerate"]) {
+      expect(item.querySelector<HTMLButtonElement>(`[data-testid=${name}]`)!.disabled, name).toBe(true);
+    }
+  });
+
+  it("asks for another answer, also of another model", () => {
+    const item = render(message({ id: "a", parent_id: "u" }), [], { models: ["x", "y"] });
+    item.querySelector<HTMLElement>("[data-testid=regenerate]")!.click();
+    const select = item.querySelector<HTMLSelectElement>("[data-testid=regenerate-with]")!;
+    select.value = "y";
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+    expect(done).toEqual([["regenerate", "a", undefined], ["regenerate", "a", "y"]]);
+  });
+
+  it("rewrites a person's message in its place, and Esc leaves it", () => {
+    const item = render(message({ id: "u", role: "user", content: "Helo" }), [], { editing: true });
+    const area = item.querySelector<HTMLTextAreaElement>("[data-testid=edit-text]")!;
+    expect(area.value).toBe("Helo");
+    area.value = "Hello";
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+    const press = (key: string, init = {}): KeyboardEvent => {
+      const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...init });
+      area.dispatchEvent(event);
+      return event;
+    };
+    press("Enter", { shiftKey: true });
+    press("Enter", { isComposing: true });
+    expect(done).toEqual([]);
+    press("Enter");
+    expect(press("Escape").defaultPrevented).toBe(true);
+    expect(done).toEqual([["edit", "u", "Hello"], ["editing", null]]);
+  });
+
+  it("takes a rating, and takes it back when it is pressed again", () => {
+    const item = render(message({ id: "a", metadata: { feedback: { rating: "up", comment: "clear" } } }));
+    const up = item.querySelector<HTMLElement>("[data-testid=rate-up]")!;
+    expect(up.getAttribute("aria-pressed")).toBe("true");
+    expect(item.textContent).toContain("clear");
+    up.click();
+    item.querySelector<HTMLElement>("[data-testid=rate-down]")!.click();
+    expect(done).toEqual([["rate", "a", null, undefined], ["rate", "a", "down", undefined]]);
+  });
+
+  it("tells how long an answer reasoned, where that was seen", () => {
+    const item = render(message({ id: "a", reasoning: "Let me see", content: "Yes" }), [], { thought: 2340 });
+    expect(item.querySelector("[data-testid=reasoning]")?.textContent?.trim()).toBe("Reasoned for 2.3 s");
+    expect(item.querySelector("details")?.open).toBe(false);
   });
 
   it("shows a tool's result as text", () => {
