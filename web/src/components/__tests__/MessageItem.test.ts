@@ -1,8 +1,9 @@
 import { flushSync, mount, unmount } from "svelte";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, beforeAll, describe, expect, it } from "vitest";
 
 import { message } from "../../lib/__tests__/fakes.ts";
 import type { MessageActions } from "../../lib/actions.ts";
+import { loadMarkdown } from "../../lib/markdownView.svelte.ts";
 import type { Approval, Message } from "../../lib/protocol.ts";
 import MessageItem from "../MessageItem.svelte";
 
@@ -49,6 +50,7 @@ function render(
   return document.querySelector<HTMLElement>("[data-testid=message]")!;
 }
 
+beforeAll(() => loadMarkdown());
 afterEach(() => unmount(component));
 
 describe("MessageItem", () => {
