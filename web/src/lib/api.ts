@@ -219,10 +219,15 @@ export class Api {
     }
   }
 
+  /** Any other endpoint: records.ts has those of lists and accounts. `keepalive` survives the tab that asks. */
+  request<T>(method: string, path: string, body?: unknown, keepalive = false): Promise<T> {
+    return this.#json<T>(method, path, { body, keepalive });
+  }
+
   async #json<T>(
     method: string,
     path: string,
-    request: { body?: unknown; headers?: Record<string, string>; timeoutMs?: number } = {},
+    request: { body?: unknown; headers?: Record<string, string>; timeoutMs?: number; keepalive?: boolean } = {},
   ): Promise<T> {
     const signal = AbortSignal.timeout(request.timeoutMs ?? TIMEOUT_MS);
     try {
@@ -236,7 +241,7 @@ export class Api {
   async #send(
     method: string,
     path: string,
-    request: { body?: unknown; headers?: Record<string, string>; signal: AbortSignal },
+    request: { body?: unknown; headers?: Record<string, string>; signal: AbortSignal; keepalive?: boolean },
   ): Promise<Response> {
     const response = await fetch(this.#base + path, {
       method,
@@ -249,6 +254,7 @@ export class Api {
       body: request.body === undefined ? null : JSON.stringify(request.body),
       credentials: this.#withCredentials ? "include" : "same-origin",
       cache: "no-store",
+      keepalive: request.keepalive ?? false,
       signal: request.signal,
     });
     if (!response.ok) throw await problem(response);

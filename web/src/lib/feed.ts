@@ -26,6 +26,8 @@ export type FromHub =
   | { readonly type: "connection"; readonly session: string; readonly connection: WireConnection }
   /** Sessions in which an answer is being written, and those whose answer nobody has looked at. */
   | { readonly type: "activity"; readonly running: readonly string[]; readonly unread: readonly string[] }
+  /** Somebody else is logged in now, by what another tab did. */
+  | { readonly type: "identity" }
   /** Something in the list of sessions is not as it was; `title` is the session's new one. */
   | { readonly type: "news"; readonly session: string | null; readonly title?: string };
 
@@ -47,6 +49,7 @@ export class FeedClient {
   #stream: SharedStream | null = null;
   readonly #activity = new Set<(activity: Activity) => void>();
   readonly #news = new Set<(news: News) => void>();
+  readonly #identity = new Set<() => void>();
   #lastActivity: Activity = { type: "activity", running: [], unread: [] };
   readonly #timer: ReturnType<typeof setInterval>;
 
@@ -73,6 +76,11 @@ export class FeedClient {
   onNews(listener: (news: News) => void): () => void {
     this.#news.add(listener);
     return () => this.#news.delete(listener);
+  }
+
+  onIdentity(listener: () => void): () => void {
+    this.#identity.add(listener);
+    return () => this.#identity.delete(listener);
   }
 
   /** Tells the other tabs that the list has changed. */
@@ -125,6 +133,10 @@ export class FeedClient {
         return;
       case "news":
         for (const listener of this.#news) listener(message);
+        return;
+      case "identity":
+        this.#stream?.retryNow();
+        for (const listener of this.#identity) listener();
     }
   }
 

@@ -113,6 +113,7 @@ export class Hub {
         }
         if (this.#channel.running) this.#channel.reopenNow();
         else this.#plan();
+        for (const other of this.#tabs.keys()) if (other !== id) this.#send(other, { type: "identity" });
         break;
       case "changed":
         for (const other of this.#tabs.keys()) if (other !== id) this.#send(other, { type: "news", session: null });

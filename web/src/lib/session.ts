@@ -48,6 +48,15 @@ export function remember(id: string, how: "push" | "replace"): void {
   store(KEY, id);
 }
 
+/** Leaves nothing behind in this tab: its session, and what was written and not sent. */
+export function forget(): void {
+  try {
+    sessionStorage.clear();
+  } catch {
+    // see load
+  }
+}
+
 /** An unsent text, kept over a reload of the tab. */
 export function draft(sessionId: string): string {
   return load(`chatserver.draft.${sessionId}`) ?? "";

@@ -220,7 +220,14 @@ export const de: Texts = {
 
   limitUntil: (time) => `Das endet um ${time}.`,
   reasons: {
-    unauthorized: ["Sie müssen sich anmelden", "Die Anmeldung fehlt oder ist abgelaufen."],
+    login_required: ["Sie müssen sich anmelden", "Dieser Server antwortet nur Personen, die er kennt."],
+    bad_credentials: ["Das hat nicht gepasst", "Der Name oder das Passwort ist falsch."],
+    username_taken: ["Dieser Name ist vergeben", "Wählen Sie einen anderen."],
+    invalid_username: ["Dieser Name geht nicht", "Buchstaben, Ziffern und . _ @ + - ergeben einen Namen."],
+    weak_password: ["Dieses Passwort ist zu schwach", "Wählen Sie ein längeres."],
+    logins_limited: ["Zu viele Versuche", "Warten Sie kurz und versuchen Sie es dann erneut."],
+    token_invalid: ["Ihre Anmeldung gilt nicht mehr", "Melden Sie sich neu an."],
+    token_revoked: ["Ihre Anmeldung ist beendet", "Melden Sie sich neu an. Was Sie geschrieben haben, bleibt."],
     token_expired: ["Ihre Anmeldung ist abgelaufen", "Melden Sie sich neu an. Was Sie geschrieben haben, bleibt."],
     session_forbidden: ["Diese Sitzung gehört jemand anderem", "Die Adresse führt zu einer Sitzung, die Sie nicht lesen dürfen."],
     session_not_found: ["Diese Sitzung gibt es nicht", "Sie wurde gelöscht, oder die Adresse ist falsch."],

@@ -220,7 +220,14 @@ export const en = {
 
   limitUntil: (time: string) => `It ends at ${time}.`,
   reasons: {
-    unauthorized: ["You have to log in", "The login is missing or has ended."],
+    login_required: ["You have to log in", "This server answers only people it knows."],
+    bad_credentials: ["That did not fit", "The name or the password is wrong."],
+    username_taken: ["This name is taken", "Choose another one."],
+    invalid_username: ["This name cannot be used", "Letters, digits and . _ @ + - make a name."],
+    weak_password: ["This password is too weak", "Choose a longer one."],
+    logins_limited: ["Too many attempts", "Wait a moment, then try again."],
+    token_invalid: ["Your login is not valid any more", "Log in again to go on."],
+    token_revoked: ["Your login has ended", "Log in again to go on. What you wrote is kept."],
     token_expired: ["Your login has ended", "Log in again to go on. What you wrote is kept."],
     session_forbidden: ["This session belongs to somebody else", "The address leads to a session that you may not read."],
     session_not_found: ["There is no such session", "It was deleted, or the address is wrong."],

@@ -1,0 +1,128 @@
+"""Accounts on the page: logging in and out, what comes along, and what one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.browser.page import answers, connected, open_session, say, words
+from tests.server import ServerProcess
+
+pytestmark = pytest.mark.browser
+
+PASSWORD = "a long enough passphrase"
+
+
+async def fill(page: Page, username: str, password: str = PASSWORD) -> None:
+    """Fill the form and send it."""
+    await page.locator("input[name=username]").fill(username)
+    await page.locator("input[name=password]").fill(password)
+    await page.get_by_test_id("login-submit").click()
+
+
+async def test_a_visitor_becomes_a_user_and_keeps_the_sessions(chromium: Browser, tmp_path: Path) -> None:
+    """Registered, logged out, logged in elsewhere: the words are there again, and nowhere without a login."""
+    async with ServerProcess(tmp_path / "data") as server:
+        context = await chromium.new_context()
+        page = await open_session(context, server, "mine")
+        await say(page, "canary of a visitor")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await page.get_by_test_id("login-open").click()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await expect(page.get_by_test_id("account")).to_contain_text("grace")
+        await connected(page)
+        await say(page, "and of a user")
+        await expect(answers(page, "completed")).to_have_count(2)
+        await expect(page.get_by_test_id("session-row")).to_have_count(1)
+
+        await page.get_by_test_id("account").click()
+        await page.get_by_test_id("logout").click()
+        await expect(page.get_by_test_id("login-open")).to_be_visible()
+        await connected(page)
+        await expect(page.get_by_test_id("list-empty")).to_be_visible()
+        assert "canary" not in await page.content()
+
+        elsewhere = await chromium.new_context()
+        again = await open_session(elsewhere, server, "other")
+        await again.get_by_test_id("login-open").click()
+        await fill(again, "grace")
+        await again.get_by_test_id("session-row").get_by_role("link").click()
+        await expect(answers(again, "completed")).to_have_count(2)
+        assert "canary of a visitor" in await words(again)
+        await context.close()
+        await elsewhere.close()
+
+
+async def test_a_wrong_password_is_told_and_nothing_is_lost(chromium: Browser, tmp_path: Path) -> None:
+    """Esc leaves the form, and the conversation is where it was."""
+    async with ServerProcess(tmp_path / "data") as server:
+        page = await open_session(await chromium.new_context(), server, "mine")
+        await page.get_by_test_id("composer").fill("a draft")
+        await page.get_by_test_id("login-open").click()
+        await fill(page, "nobody")
+        await expect(page.get_by_test_id("login-error")).to_contain_text("wrong")
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_test_id("login")).to_have_count(0)
+        await expect(page.get_by_test_id("composer")).to_have_value("a draft")
+
+
+async def test_a_logout_takes_the_words_from_every_tab(chromium: Browser, tmp_path: Path) -> None:
+    """Whoever sits down next at this browser reads nothing."""
+    async with ServerProcess(tmp_path / "data") as server:
+        context = await chromium.new_context()
+        page, other = [await open_session(context, server, name) for name in ("one", "two")]
+        await page.get_by_test_id("login-open").click()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await expect(other.get_by_test_id("account")).to_contain_text("grace")
+        await connected(other)
+        await say(other, "canary in the other tab")
+        await expect(answers(other, "completed")).to_have_count(1)
+        await page.get_by_test_id("account").click()
+        await page.get_by_test_id("logout").click()
+        await expect(other.get_by_test_id("login-open")).to_be_visible()
+        assert "canary" not in await other.content()
+        await context.close()
+
+
+async def test_a_server_for_known_people_asks_first(chromium: Browser, tmp_path: Path) -> None:
+    """Its page is a way in, and after it the session works."""
+    async with ServerProcess(tmp_path / "data", settings={"auth": "required"}) as server:
+        page = await (await chromium.new_context()).new_page()
+        await page.goto(f"{server.base_url}/?session=mine")
+        await expect(page.get_by_test_id("gate")).to_be_visible()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await connected(page)
+        await say(page, "hello")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await page.reload()
+        await connected(page)
+        await expect(answers(page, "completed")).to_have_count(1)
+
+
+async def test_a_limit_is_told_with_the_time_it_ends(chromium: Browser, tmp_path: Path) -> None:
+    """The message stays, and can be sent again."""
+    async with ServerProcess(tmp_path / "data", settings={"messages_per_minute": 1}) as server:
+        page = await open_session(await chromium.new_context(), server, "mine")
+        for i in range(4):
+            await say(page, f"message {i}")
+        await expect(page.get_by_test_id("error").first).to_contain_text("ends at")
+
+
+async def test_a_session_that_is_not_ones_own_is_explained(chromium: Browser, tmp_path: Path) -> None:
+    """And a way on is offered: never a blank page."""
+    async with ServerProcess(tmp_path / "data") as server:
+        owner = await open_session(await chromium.new_context(), server, "theirs")
+        await say(owner, "canary")
+        await expect(answers(owner, "completed")).to_have_count(1)
+        page = await (await chromium.new_context()).new_page()
+        await page.goto(f"{server.base_url}/?session=theirs")
+        await expect(page.get_by_test_id("error")).to_contain_text("belongs to somebody else")
+        await page.get_by_test_id("error").get_by_role("button", name="New chat").click()
+        await connected(page)
+        await say(page, "my own")
+        await expect(answers(page, "completed")).to_have_count(1)

@@ -1,0 +1,258 @@
+"""The list of sessions on the page: found, opened, named, put away, deleted, and true in every tab."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Locator, Page, expect
+
+from tests.browser.page import answers, connected, open_session, say
+from tests.server import ServerProcess
+
+pytestmark = pytest.mark.browser
+
+MANY = 2_500
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server with a scripted agent."""
+    async with ServerProcess(tmp_path / "data") as server:
+        yield server
+
+
+def rows(page: Page) -> Locator:
+    """The lines of the list that are drawn."""
+    return page.get_by_test_id("session-row")
+
+
+async def call(page: Page, method: str, path: str, body: object = None) -> object:
+    """Ask the server as this page's browser."""
+    return await page.evaluate(
+        """async ([method, path, body]) => {
+            const headers = {'Content-Type': 'application/json'};
+            const answer = await fetch(path, {method, headers, body: body === null ? null : JSON.stringify(body)});
+            return answer.status === 204 ? null : await answer.json();
+        }""",
+        [method, path, body],
+    )
+
+
+async def make(page: Page, session_id: str, title: str, project: str = "default") -> None:
+    """A session with a title, made beside the page."""
+    await call(
+        page,
+        "POST",
+        "/api/session/create",
+        {"session_id": session_id, "title": title, "project_id": project},
+    )
+
+
+async def menu(page: Page, row: Locator, item: str) -> None:
+    """Choose from a row's menu."""
+    await row.hover()
+    await row.get_by_test_id("session-menu").click()
+    await page.get_by_test_id(f"menu-{item}").click()
+
+
+async def test_a_session_appears_when_something_is_said_in_it(chromium: Browser, server: ServerProcess) -> None:
+    """In every tab of the browser, without a reload."""
+    context = await chromium.new_context()
+    first, second = [await open_session(context, server, name) for name in ("one", "two")]
+    await expect(first.get_by_test_id("list-empty")).to_be_visible()
+    await say(second, "canary words")
+    for page in (first, second):
+        await expect(rows(page)).to_have_count(1)
+        await expect(rows(page)).to_contain_text("canary words")
+    await expect(rows(second).get_by_role("link")).to_have_attribute("aria-current", "page")
+    await context.close()
+
+
+async def test_a_running_answer_and_one_that_nobody_has_seen_are_marked(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """The session is left while it answers, and the mark goes when it is looked at."""
+    page = await open_session(await chromium.new_context(), server, "long")
+    await say(page, "/tokens 60 every 50\nthe end")
+    await expect(answers(page, "streaming")).to_have_count(1)
+    await expect(rows(page).get_by_test_id("running")).to_have_count(1)
+    await page.get_by_test_id("new-chat").first.click()
+    await expect(rows(page).get_by_test_id("running")).to_have_count(1)
+    await expect(rows(page).get_by_test_id("unread")).to_have_count(1, timeout=20_000)
+    await rows(page).get_by_role("link").click()
+    await expect(answers(page, "completed")).to_have_count(1)
+    await expect(rows(page).get_by_test_id("unread")).to_have_count(0)
+    assert "session=long" in page.url
+
+
+async def test_a_session_is_renamed_in_its_line_and_other_tabs_see_it(chromium: Browser, server: ServerProcess) -> None:
+    """Enter keeps the new title, Esc the old one; hostile titles are text."""
+    context = await chromium.new_context()
+    page, other = [await open_session(context, server, name) for name in ("one", "two")]
+    await say(page, "hello")
+    await expect(rows(page)).to_have_count(1)
+    await menu(page, rows(page), "rename")
+    await page.get_by_test_id("rename").fill("never")
+    await page.keyboard.press("Escape")
+    await expect(rows(page)).not_to_contain_text("never")
+    await menu(page, rows(page), "rename")
+    title = "<img src=x onerror=alert(1)> canary"
+    await page.get_by_test_id("rename").fill(title)
+    await page.keyboard.press("Enter")
+    for each in (page, other):
+        await expect(rows(each)).to_contain_text(title)
+    await expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    await context.close()
+
+
+async def test_a_session_is_archived_and_found_again(chromium: Browser, server: ServerProcess) -> None:
+    """Archived sessions are out of the way until they are asked for."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    await make(page, "old", "An old matter")
+    await page.reload()
+    await connected(page)
+    await menu(page, rows(page), "archive")
+    await expect(rows(page)).to_have_count(0)
+    await page.get_by_test_id("archived").check()
+    await expect(rows(page)).to_contain_text("An old matter")
+    await menu(page, rows(page), "archive")
+    await page.get_by_test_id("archived").uncheck()
+    await expect(rows(page)).to_contain_text("An old matter")
+
+
+async def test_a_deletion_can_be_undone_and_is_carried_out_otherwise(chromium: Browser, server: ServerProcess) -> None:
+    """The server deletes for good, so it is asked only when the time to undo has passed."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    await make(page, "doomed", "Doomed")
+    await page.reload()
+    await connected(page)
+    await menu(page, rows(page), "delete")
+    await expect(rows(page)).to_have_count(0)
+    await page.get_by_test_id("undo").click()
+    await expect(rows(page)).to_contain_text("Doomed")
+    await menu(page, rows(page), "delete")
+    await expect(page.get_by_test_id("toast")).to_have_count(0, timeout=15_000)
+    listed = await call(page, "GET", "/api/llm/sessions?include_archived=true")
+    assert listed == {"success": True, "data": [], "count": 0, "limit": 50, "offset": 0}
+
+
+async def test_a_deletion_is_carried_out_by_a_tab_that_is_closed(chromium: Browser, server: ServerProcess) -> None:
+    """Nobody can undo it any more."""
+    context = await chromium.new_context()
+    page, other = [await open_session(context, server, name) for name in ("one", "two")]
+    await make(page, "doomed", "Doomed")
+    await page.reload()
+    await connected(page)
+    await menu(page, rows(page), "delete")
+    await expect(rows(page)).to_have_count(0)
+    await page.close(run_before_unload=True)
+    await other.wait_for_function(
+        "async () => (await (await fetch('/api/llm/sessions')).json()).count === 0", timeout=10_000
+    )
+    await context.close()
+
+
+async def test_sessions_are_searched_by_what_was_said_in_them(chromium: Browser, server: ServerProcess) -> None:
+    """Ctrl+K goes to the field, and a word that is nowhere is said to be found nowhere."""
+    page = await open_session(await chromium.new_context(), server, "pears")
+    await say(page, "all about pears")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await make(page, "apples", "On apples")
+    await page.reload()
+    await connected(page)
+    await expect(rows(page)).to_have_count(2)
+    await page.keyboard.press("Control+k")
+    await page.keyboard.type("pear")
+    await expect(rows(page)).to_have_count(1)
+    await page.keyboard.press("Control+k")
+    await page.keyboard.type("quinces")
+    await expect(page.get_by_test_id("list-empty")).to_contain_text("quinces")
+    await page.keyboard.press("Escape")
+    await expect(rows(page)).to_have_count(2)
+
+
+async def test_projects_are_folders_of_the_list(chromium: Browser, server: ServerProcess) -> None:
+    """One project's sessions, or all."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    await make(page, "a", "In houses", "houses")
+    await make(page, "b", "Elsewhere")
+    await page.reload()
+    await connected(page)
+    await expect(rows(page)).to_have_count(2)
+    await page.get_by_test_id("project").select_option("houses")
+    await expect(rows(page)).to_have_count(1)
+    await expect(rows(page)).to_contain_text("In houses")
+
+
+async def test_the_list_is_worked_by_keyboard(chromium: Browser, server: ServerProcess) -> None:
+    """Arrows go through it, Enter opens, F2 renames, Ctrl+Shift+O begins anew."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    for name in "abc":
+        await make(page, name, f"Title {name}")
+    await page.reload()
+    await connected(page)
+    await expect(rows(page)).to_have_count(3)
+    await rows(page).first.get_by_role("link").focus()
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("F2")
+    await page.keyboard.type("Second")
+    await page.keyboard.press("Enter")
+    await expect(rows(page).filter(has_text="Second")).to_have_count(1)
+    await rows(page).filter(has_text="Title a").get_by_role("link").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Title a")
+    await page.keyboard.press("Control+Shift+o")
+    await expect(page.get_by_test_id("composer")).to_be_focused()
+    assert "session=a" not in page.url
+
+
+async def test_thousands_of_sessions_scroll_with_few_rows_drawn(chromium: Browser, server: ServerProcess) -> None:
+    """Pages come as the list is scrolled, each session once."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    await page.evaluate(
+        """async (count) => {
+            const headers = {'Content-Type': 'application/json'};
+            for (let at = 0; at < count; at += 50) {
+                await Promise.all(Array.from({length: 50}, (_, i) => fetch('/api/session/create', {method: 'POST',
+                    headers, body: JSON.stringify({session_id: `many-${at + i}`, title: `Number ${at + i}`})})));
+            }
+        }""",
+        MANY,
+    )
+    await page.reload()
+    await connected(page)
+    await expect(rows(page).first).to_contain_text("Number")
+    seen = await page.evaluate(
+        """async (count) => {
+            const list = document.querySelector('[data-testid=session-list]');
+            const seen = new Set();
+            let most = 0;
+            for (let idle = 0; idle < 200 && seen.size < count; idle++) {
+                const drawn = list.querySelectorAll('[data-testid=session-row] a');
+                most = Math.max(most, drawn.length);
+                const before = seen.size;
+                for (const row of drawn) seen.add(row.dataset.id);
+                if (seen.size > before) idle = 0;
+                list.scrollTop += list.clientHeight / 2;
+                await new Promise((done) => setTimeout(done, 10));
+            }
+            return [seen.size, most];
+        }""",
+        MANY,
+    )
+    assert seen[0] == MANY
+    assert seen[1] < 60
+
+
+async def test_a_list_that_cannot_be_read_says_so_and_tries_again(chromium: Browser, server: ServerProcess) -> None:
+    """The conversation works meanwhile."""
+    context = await chromium.new_context()
+    await context.route("**/api/llm/sessions*", lambda route: route.abort())
+    page = await open_session(context, server, "now")
+    await expect(page.get_by_test_id("list-failed")).to_be_visible()
+    await context.unroute_all()
+    await page.get_by_test_id("list-failed").get_by_role("button").click()
+    await expect(page.get_by_test_id("list-empty")).to_be_visible()
+    await context.close()

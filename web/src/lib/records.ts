@@ -1,0 +1,126 @@
+// Sessions as records and the person they belong to: what the lists and the account ask of the server.
+
+import type { Api } from "./api.ts";
+
+export interface SessionEntry {
+  readonly id: string;
+  readonly title: string;
+  readonly preview: string | null;
+  readonly archived: boolean;
+  readonly messages: number;
+  readonly project: string;
+  /** RFC 3339. */
+  readonly updatedAt: string;
+}
+
+export interface Project {
+  readonly project_id: string;
+  readonly sessions: number;
+}
+
+export interface ListQuery {
+  readonly query: string;
+  /** Of that project only; null: of all. */
+  readonly project: string | null;
+  readonly archived: boolean;
+}
+
+export interface Account {
+  readonly kind: "user" | "visitor" | "none";
+  readonly username: string | null;
+  readonly auth: "optional" | "required";
+  readonly registration: boolean;
+  readonly password_min_chars: number;
+  readonly token_problem: string | null;
+}
+
+interface RecordWire {
+  readonly id: string;
+  readonly title?: string;
+  readonly session_name?: string;
+  readonly is_active?: boolean;
+  readonly is_archived?: boolean;
+  readonly message_count: number;
+  readonly project_id: string;
+  readonly updated_at: string;
+  readonly last_message_preview?: string | null;
+}
+
+/** The title of sessions that nobody has named, nor the model yet. */
+const UNNAMED = "New Chat";
+
+/** What a list calls a session; null where there is nothing to call it by. */
+export function nameOf(entry: SessionEntry): string | null {
+  return (entry.title !== UNNAMED && entry.title) || entry.preview || null;
+}
+
+export class Records {
+  readonly #api: Api;
+
+  constructor(api: Api) {
+    this.#api = api;
+  }
+
+  /** One page of the list, the newest change first. */
+  async sessions(query: ListQuery, limit: number, offset: number): Promise<readonly SessionEntry[]> {
+    const parameters = new URLSearchParams({ limit: String(limit), offset: String(offset) });
+    if (query.query !== "") parameters.set("q", query.query);
+    if (query.project === null) {
+      if (query.archived) parameters.set("include_archived", "true");
+      const { data } = await this.#api.request<{ data: RecordWire[] }>("GET", `/api/llm/sessions?${parameters}`);
+      return data.map(entry);
+    }
+    if (query.archived) parameters.set("include_inactive", "true");
+    const path = `/api/projects/${encodeURIComponent(query.project)}/sessions?${parameters}`;
+    return (await this.#api.request<RecordWire[]>("GET", path)).map(entry);
+  }
+
+  projects(): Promise<readonly Project[]> {
+    return this.#api.request<Project[]>("GET", "/api/projects");
+  }
+
+  rename(id: string, title: string): Promise<unknown> {
+    return this.#api.request("PUT", this.#path(id), { session_name: title });
+  }
+
+  archive(id: string, archived: boolean): Promise<unknown> {
+    return this.#api.request("PUT", this.#path(id), { is_archived: archived });
+  }
+
+  /** @param leaving the tab is being closed, and the request has to outlive it */
+  remove(id: string, leaving = false): Promise<unknown> {
+    return this.#api.request("DELETE", this.#path(id), undefined, leaving);
+  }
+
+  me(): Promise<Account> {
+    return this.#api.request<Account>("GET", "/api/auth/me");
+  }
+
+  login(username: string, password: string): Promise<unknown> {
+    return this.#api.request("POST", "/api/auth/login", { username, password });
+  }
+
+  register(username: string, password: string): Promise<unknown> {
+    return this.#api.request("POST", "/api/auth/register", { username, password });
+  }
+
+  logout(): Promise<unknown> {
+    return this.#api.request("POST", "/api/auth/logout", {});
+  }
+
+  #path(id: string): string {
+    return `/api/llm/sessions/${encodeURIComponent(id)}`;
+  }
+}
+
+function entry(wire: RecordWire): SessionEntry {
+  return {
+    id: wire.id,
+    title: wire.title ?? wire.session_name ?? "",
+    preview: wire.last_message_preview ?? null,
+    archived: wire.is_archived ?? wire.is_active === false,
+    messages: wire.message_count,
+    project: wire.project_id,
+    updatedAt: wire.updated_at,
+  };
+}

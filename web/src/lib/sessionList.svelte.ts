@@ -1,0 +1,194 @@
+// The list of sessions: read in pages, changed at once and asked about afterwards, and kept true by what the hub tells.
+//
+// What the server refuses is taken back. A deletion is only carried out when its time to be undone has passed, or the
+// tab is closed: the server deletes for good.
+
+import { asApiError, type ApiError } from "./api.ts";
+import type { News } from "./feed.ts";
+import type { ListQuery, Project, Records, SessionEntry } from "./records.ts";
+
+/** A few screens; small enough that searching while typing stays light. */
+const PAGE = 100;
+/** While somebody types, and while several things change at once. */
+const TYPING_MS = 200;
+const NEWS_MS = 300;
+export const UNDO_MS = 6_000;
+
+export class SessionList {
+  entries = $state.raw<readonly SessionEntry[]>([]);
+  projects = $state.raw<readonly Project[]>([]);
+  status = $state<"loading" | "ready" | "failed">("loading");
+  error = $state.raw<ApiError | null>(null);
+  query = $state.raw<ListQuery>({ query: "", project: null, archived: false });
+  /** The session that is about to be deleted, as long as that can be undone. */
+  deleting = $state.raw<SessionEntry | null>(null);
+
+  readonly #records: Records;
+  readonly #onError: (error: ApiError) => void;
+  readonly #onChanged: () => void;
+  #complete = false;
+  #paging = false;
+  #generation = 0;
+  #soon: ReturnType<typeof setTimeout> | undefined;
+  #doom: ReturnType<typeof setTimeout> | undefined;
+  #gone = new Set<string>();
+
+  /** @param onChanged this tab has changed something that other tabs show too */
+  constructor(records: Records, onError: (error: ApiError) => void, onChanged: () => void) {
+    this.#records = records;
+    this.#onError = onError;
+    this.#onChanged = onChanged;
+    addEventListener("pagehide", this.#leave);
+  }
+
+  close(): void {
+    this.#leave();
+    clearTimeout(this.#soon);
+    removeEventListener("pagehide", this.#leave);
+  }
+
+  /** Reads the list anew, from its beginning. */
+  async load(): Promise<void> {
+    const generation = ++this.#generation;
+    clearTimeout(this.#soon);
+    this.status = "loading";
+    try {
+      const page = await this.#records.sessions(this.query, PAGE, 0);
+      if (generation !== this.#generation) return;
+      this.#complete = page.length < PAGE;
+      this.entries = this.#without(page);
+      this.error = null;
+      this.status = "ready";
+      this.projects = await this.#records.projects();
+    } catch (caught) {
+      if (generation !== this.#generation) return;
+      this.error = asApiError(caught);
+      this.status = "failed";
+    }
+  }
+
+  /** Shows what fits this, a moment later: there may be more to come. */
+  search(change: Partial<ListQuery>): void {
+    this.query = { ...this.query, ...change };
+    this.#generation += 1; // what is on its way answers another question
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => void this.load(), "query" in change ? TYPING_MS : 0);
+  }
+
+  /** Reads the next page, where there is one. */
+  async more(): Promise<void> {
+    if (this.#complete || this.#paging || this.status !== "ready") return;
+    this.#paging = true;
+    const generation = this.#generation;
+    try {
+      const page = await this.#records.sessions(this.query, PAGE, this.entries.length);
+      if (generation !== this.#generation) return;
+      this.#complete = page.length < PAGE;
+      const known = new Set(this.entries.map((e) => e.id));
+      this.entries = [...this.entries, ...this.#without(page).filter((e) => !known.has(e.id))];
+    } catch {
+      // Scrolling on tries again.
+    } finally {
+      this.#paging = false;
+    }
+  }
+
+  /** What the hub says has happened to some session. */
+  heard(news: News): void {
+    const { session, title } = news;
+    if (session !== null && title !== undefined) this.#change(session, { title });
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => void this.#refresh(), NEWS_MS);
+  }
+
+  async rename(entry: SessionEntry, title: string): Promise<void> {
+    const wanted = title.trim();
+    if (wanted === "" || wanted === entry.title) return;
+    this.#change(entry.id, { title: wanted });
+    await this.#carryOut(() => this.#records.rename(entry.id, wanted));
+  }
+
+  async archive(entry: SessionEntry, archived: boolean): Promise<void> {
+    if (archived && !this.query.archived) this.entries = this.entries.filter((e) => e.id !== entry.id);
+    else this.#change(entry.id, { archived });
+    await this.#carryOut(() => this.#records.archive(entry.id, archived));
+  }
+
+  /** Takes the session out of the list, and deletes it when the time to undo that has passed. */
+  remove(entry: SessionEntry): void {
+    this.#carryOutDeletion(false); // the one before it has had its time
+    this.#gone.add(entry.id);
+    this.entries = this.#without(this.entries);
+    this.deleting = entry;
+    this.#doom = setTimeout(() => this.#carryOutDeletion(false), UNDO_MS);
+  }
+
+  undo(): void {
+    clearTimeout(this.#doom);
+    if (this.deleting === null) return;
+    this.#gone.delete(this.deleting.id);
+    this.entries = sorted([...this.entries, this.deleting]);
+    this.deleting = null;
+  }
+
+  #carryOutDeletion(leaving: boolean): void {
+    clearTimeout(this.#doom);
+    const entry = this.deleting;
+    if (entry === null) return;
+    this.deleting = null;
+    void this.#carryOut(async () => {
+      try {
+        await this.#records.remove(entry.id, leaving);
+      } finally {
+        this.#gone.delete(entry.id);
+      }
+    });
+  }
+
+  async #carryOut(request: () => Promise<unknown>): Promise<void> {
+    try {
+      await request();
+      this.#onChanged();
+    } catch (caught) {
+      this.#onError(asApiError(caught));
+      await this.#refresh(); // shows what is true
+    }
+  }
+
+  /** Reads the newest page and puts it in the place of what is known of that time. */
+  async #refresh(): Promise<void> {
+    const generation = ++this.#generation;
+    try {
+      const page = await this.#records.sessions(this.query, PAGE, 0);
+      if (generation !== this.#generation) return;
+      const oldest = page.at(-1)?.updatedAt ?? "";
+      const complete = page.length < PAGE;
+      const fresh = new Set(page.map((e) => e.id));
+      const older = complete ? [] : this.entries.filter((e) => !fresh.has(e.id) && e.updatedAt < oldest);
+      if (complete) this.#complete = true;
+      this.entries = this.#without([...page, ...older]);
+      this.status = "ready";
+      this.error = null;
+      this.projects = await this.#records.projects();
+    } catch (caught) {
+      if (this.status === "loading") {
+        this.error = asApiError(caught);
+        this.status = "failed";
+      }
+    }
+  }
+
+  #change(id: string, change: Partial<SessionEntry>): void {
+    this.entries = this.entries.map((e) => (e.id === id ? { ...e, ...change } : e));
+  }
+
+  #without(entries: readonly SessionEntry[]): readonly SessionEntry[] {
+    return this.#gone.size === 0 ? entries : entries.filter((e) => !this.#gone.has(e.id));
+  }
+
+  #leave = (): void => this.#carryOutDeletion(true);
+}
+
+function sorted(entries: readonly SessionEntry[]): readonly SessionEntry[] {
+  return entries.toSorted((a, b) => (a.updatedAt < b.updatedAt ? 1 : a.updatedAt > b.updatedAt ? -1 : 0));
+}
