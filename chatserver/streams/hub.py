@@ -131,7 +131,6 @@ class StreamHub:
             self._named[name] = connection
         if connection.lease is not None:
             self._leased.add(connection)
-            self._look_at_lease(connection)
         if self._farewell is not None:  # the drain began while the headers went out
             self._say_goodbye(connection, self._farewell)
         return bucket
@@ -183,12 +182,8 @@ class StreamHub:
     def look_at_leases(self) -> None:
         """End the streams whose holders may not have them any more, each with the reason."""
         for connection in tuple(self._leased):
-            self._look_at_lease(connection)
-
-    def _look_at_lease(self, connection: Connection) -> None:
-        reason = connection.lease() if connection.lease is not None else None
-        if reason is not None:
-            self._say_goodbye(connection, reason)
+            if connection.lease is not None and (reason := connection.lease()) is not None:
+                self._say_goodbye(connection, reason)
 
     def dismiss(self, holder: str, reason: str) -> None:
         """End every stream of that holder."""

@@ -16,6 +16,7 @@ import structlog
 from chatserver.app import RunningServer, start_server
 from chatserver.config import Settings
 from tests.api import described
+from tests.auth.jwks import Published, serving_keys
 
 ROOMY: dict[str, Any] = {
     "port": 0,
@@ -90,3 +91,10 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 async def api(serve: Serve) -> Api:
     """A server with roomy limits and the scripted agent."""
     return await serve()
+
+
+@pytest.fixture
+async def published() -> AsyncIterator[Published]:
+    """An issuer's key server."""
+    async with serving_keys() as keys:
+        yield keys

@@ -92,13 +92,14 @@ async def bearer(api: Api, username: str, tenant: str = "public") -> dict[str, s
     return {"Authorization": f"Bearer {body['token']}"}
 
 
-async def disable_user(api: Api, tenant: str, username: str) -> None:
-    """What the operator's command does, and the server's look at it."""
+async def disable_user(api: Api, tenant: str, username: str, *, tell: bool = True) -> None:
+    """What the operator's command does, and (`tell`) the server's next look at it right now."""
     async with open_accounts(api.server.services.settings) as store:
         user = await store.find_user(tenant, username)
         assert user is not None
         await store.set_disabled(tenant, user.user_id, disabled=True, now=time.time())
-    await api.server.services.accounts.load()
+    if tell:
+        await api.server.services.accounts.load()
 
 
 def expired_token(api: Api, username: str) -> str:

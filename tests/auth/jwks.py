@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,3 +73,19 @@ class Published:
     def config(self, **changes: Any) -> IssuerConfig:
         """Settings for this issuer."""
         return IssuerConfig(**{"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": self.url} | changes)
+
+
+@asynccontextmanager
+async def serving_keys() -> AsyncIterator[Published]:
+    """The key server, listening while the block runs."""
+    keys = Published()
+    app = web.Application()
+    app.router.add_get("/keys", keys.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        keys.url = f"http://127.0.0.1:{runner.addresses[0][1]}/keys"
+        yield keys
+    finally:
+        await runner.cleanup()
