@@ -1,4 +1,4 @@
-"""The command line: `serve`, `chat` and `users`. Each command's work is elsewhere and imported when it is run."""
+"""The command line. Each command's work is elsewhere and imported when it is run."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _CONFIG = click.option(
 _DATA_DIR = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder of the database.  [default: ./data]"
 )
-_TENANT = click.option("--tenant", default="public", show_default=True, help="The user's organisation.")
+_TENANT = click.option("--tenant", default="public", show_default=True, help="The organisation.")
 _STDIN = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
 
@@ -159,6 +159,39 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@_DATA_DIR
+@_CONFIG
+@_TENANT
+def export(folder: Path, data_dir: Path | None, config_file: Path | None, tenant: str) -> None:
+    """Write every session of a tenant as JSON files into FOLDER, which must be new or empty.
+
+    It only reads the database, so a server may run meanwhile.
+    """
+    from chatserver.transfer_command import export
+
+    with _refusals():
+        sys.exit(export(_settings(config_file, data_dir=data_dir), folder, tenant))
+
+
+@main.command(name="import")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_DATA_DIR
+@_CONFIG
+@click.option("--tenant", help="Whose the sessions become.  [default: as each says, else public]")
+@click.option("--project", help="Project of sessions of the old flat layout, chat_sessions/SESSION/.")
+@click.option("--owner", "owners", multiple=True, metavar="OLD=NEW", help="Give OLD's sessions to NEW; * is everybody.")
+@click.option("--replace", is_flag=True, help="Replace stored sessions that differ from those in FOLDER.")
+@click.option("--max-file-mib", default=256, show_default=True, help="Refuse larger files.")
+def import_(folder: Path, data_dir: Path | None, config_file: Path | None, **options: Any) -> None:
+    """Put sessions from FOLDER, as export wrote them, into the database. The server must not run."""
+    from chatserver.transfer_command import import_
+
+    with _refusals():
+        sys.exit(import_(_settings(config_file, data_dir=data_dir), folder, **options))
 
 
 @main.command()

@@ -87,7 +87,9 @@ def test_every_setting_is_documented_with_its_default(model: type[BaseModel], he
 
 def test_every_flag_of_every_command_is_documented() -> None:
     """`serve` in configuration.md, the others on the page of what they do."""
-    pages_by_command = {"serve": "configuration.md", "chat": "chat-client.md", "users": "accounts.md"}
+    pages_by_command = {"serve": "configuration.md", "chat": "chat-client.md", "users": "accounts.md"} | dict.fromkeys(
+        ("export", "import"), "backup.md"
+    )
 
     assert isinstance(main, click.Group)
     for name, command in main.commands.items():

@@ -96,6 +96,26 @@ async def open_accounts(settings: Settings) -> AsyncIterator[AccountStore]:
             await store.close()
 
 
+async def open_reader(settings: Settings) -> SqlStore:
+    """The store that the settings name, for reading only: beside a server too, which is neither waited for nor stopped.
+
+    Raises:
+        StartupError: with the path and the reason; also where there is no database.
+    """
+    path = location(settings.database_url, settings.data_dir)
+    if path is None:
+        raise StartupError("database_url: a database in memory is its server's alone")
+    store = SqlStore(
+        path,
+        busy_seconds=settings.store_busy_seconds,
+        queue_limit=settings.store_queue_limit,
+        reader_threads=1,
+        writable=False,
+    )
+    await store.open()
+    return store
+
+
 def location(database_url: str | None, data_dir: Path) -> Path | None:
     """Where the database is; None for one in memory.
 
@@ -124,14 +144,27 @@ class SqlStore:
         busy_seconds: how long a lock of another process is waited for.
         queue_limit: operations that may wait, writes and reads each.
         reader_threads: connections that read.
+        writable: False leaves the database to whoever writes it; what would write fails.
     """
 
-    def __init__(self, path: Path | None, *, busy_seconds: float, queue_limit: int, reader_threads: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        busy_seconds: float,
+        queue_limit: int,
+        reader_threads: int,
+        writable: bool = True,
+    ) -> None:
         where = sqlite.Location(path, busy_seconds)
-        self._writer = Transactions("writer", partial(sqlite.writing, where), limit=queue_limit, batch=WRITE_BATCH)
+        self._writer = (
+            Transactions("writer", partial(sqlite.writing, where), limit=queue_limit, batch=WRITE_BATCH)
+            if writable
+            else Transactions("guest", partial(sqlite.reading_alone, where), limit=queue_limit, batch=1)
+        )
         self._reader = (
             self._writer
-            if path is None
+            if path is None or not writable
             else Transactions(
                 "reader", partial(sqlite.reading, where), limit=queue_limit, batch=1, threads=reader_threads
             )

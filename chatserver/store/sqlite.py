@@ -76,6 +76,10 @@ class Database:
             with suppress(sqlite3.Error):  # the next BEGIN fails for the same reason, and tells it
                 self._connection.execute("ROLLBACK")
 
+    def is_current(self) -> bool:
+        """Whether the schema is this version's."""
+        return is_current(self._connection)
+
     def translate(self, error: Exception) -> Exception:
         return translate(error)
 
@@ -134,6 +138,7 @@ def beside(location: Location) -> Iterator[Database]:
 
     For what that process does not keep in memory, or looks at again: accounts. SQLite's own locks keep the writes of
     both apart.
+
     Raises:
         StartupError: with the path and the reason.
     """
@@ -147,6 +152,29 @@ def beside(location: Location) -> Iterator[Database]:
             yield Database(connection, begin="BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         raise StartupError(f"{path} cannot be opened: {_reason(error)}") from error
+
+
+@contextmanager
+def reading_alone(location: Location) -> Iterator[Database]:
+    """Open for reading whatever is or is not going on there: no lock is taken, nothing is made or migrated.
+
+    Raises:
+        StartupError: with the path and the reason.
+    """
+    path = location.path
+    assert path is not None  # noqa: S101 - a database in memory belongs to its one connection
+    with ExitStack() as stack:
+        try:
+            _check_head(path, "rb")
+            database = stack.enter_context(reading(location))
+            current = database.is_current()
+        except (OSError, sqlite3.Error) as error:
+            raise StartupError(f"{path} cannot be read: {_reason(error)}") from error
+        except StartupError as error:
+            raise StartupError(f"{path}: {error.detail}", code=error.narrow_code) from error
+        if not current:
+            raise StartupError(f"{path} is of an older version: start the server once, which brings it up to date")
+        yield database
 
 
 def translate(error: Exception) -> Exception:
@@ -245,12 +273,14 @@ def _create(path: Path, location: Location) -> None:
         os.close(folder)
 
 
-def _check_head(path: Path) -> None:
+def _check_head(path: Path, mode: str = "r+b") -> None:
     """Refuse what is no database before SQLite touches it: it would take an empty file for a new database.
 
-    Opened for writing: of a file that may only be read, SQLite would write the log and never get it into the file.
+    Args:
+        mode: opened for writing by who writes: of a file that may only be read, SQLite would write the log and never
+            get it into the file.
     """
-    with path.open("r+b") as file:
+    with path.open(mode) as file:
         head = file.read(len(_MAGIC))
     if not head:
         raise StartupError("the file is empty; put the database back, or move the file away to start anew")

@@ -15,7 +15,18 @@ from pathlib import Path
 
 from tests.campaigns.campaign import Campaign, Progress, add, chance, circumstances
 
-NAMES = ("kill9", "sigterm", "resume", "isolation", "islands", "mutate", "slow-readers", "slowloris", "state-machine")
+NAMES = (
+    "kill9",
+    "sigterm",
+    "resume",
+    "isolation",
+    "islands",
+    "mutate",
+    "slow-readers",
+    "slowloris",
+    "state-machine",
+    "import-folders",
+)
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 SAY_EVERY_SECONDS = 10.0
 
