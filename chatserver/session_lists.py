@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from chatserver.clock import Clock
-from chatserver.errors import Conflict
+from chatserver.errors import Conflict, NotFound
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
 from chatserver.session_limits import Caller
@@ -21,6 +21,7 @@ from chatserver.store.base import (
     SessionSummary,
     Store,
 )
+from chatserver.transfer_source import Export, begin_export
 
 # Messages that reading a whole conversation holds at once.
 PAGE_MESSAGES = 200
@@ -98,6 +99,13 @@ class SessionLists:
             if len(page) < PAGE_MESSAGES:
                 return
             offset, last_id = offset + len(page), page[-1].id
+
+    async def export(self, live: LiveSession) -> Export:
+        """All there is of the session, to be read batch by batch. Raises: NotFound where it is deleted meanwhile."""
+        found = await begin_export(self._store, live.key)
+        if found is None:
+            raise NotFound(f"there is no session {live.key.session_id!r}", code="session_not_found")
+        return found
 
 
 def _as_it_stands(live: LiveSession, message: Message) -> Message:

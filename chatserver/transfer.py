@@ -21,7 +21,7 @@ from chatserver.errors import Conflict
 from chatserver.store.base import SessionKey, Store, StoredTurn, WholeSession
 from chatserver.transfer_folder import Folder, safe_name
 from chatserver.transfer_format import Place, Unreadable, message_json, metadata_json, read
-from chatserver.transfer_source import Outline, messages, outline
+from chatserver.transfer_source import Export, begin_export
 
 PROJECTS, SESSIONS = "projects", "chat_sessions"
 # What a session's owner may be (principal.py), and how none is written where owners are mapped.
@@ -54,16 +54,16 @@ async def export_sessions(store: Store, tenant: str, into: Folder, tick: Tick) -
         while page := await store.session_page(tenant, after=after, limit=_PAGE):
             for record in page:
                 after = record.key.session_id
-                whole = await outline(store, record.key)
+                whole = await begin_export(store, record.key)
                 if whole is not None:  # else deleted meanwhile
-                    await _write(store, whole, projects)
+                    await _write(whole, projects)
                     counts["sessions"] += 1
                     counts["messages"] += len(whole.links)
                 tick()
     return counts
 
 
-async def _write(store: Store, whole: Outline, projects: Folder) -> None:
+async def _write(whole: Export, projects: Folder) -> None:
     project, session = safe_name(whole.record.project_id), safe_name(whole.record.key.session_id)
     projects.make(project)
     with projects.folder(project) as folder:
@@ -74,15 +74,15 @@ async def _write(store: Store, whole: Outline, projects: Folder) -> None:
             with sessions.folder(unfinished) as files:
                 with files.writing(METADATA) as file:
                     file.write(metadata_json(whole.record, whole.queue))
-                await _write_messages(store, whole, files)
+                await _write_messages(whole, files)
             sessions.move(unfinished, session)
 
 
-async def _write_messages(store: Store, whole: Outline, files: Folder) -> None:
+async def _write_messages(whole: Export, files: Folder) -> None:
     with files.writing(MESSAGES) as file:
         file.write(b"[\n")
         separator = b""
-        async with aclosing(messages(store, whole.record.key, whole.every_id())) as batches:
+        async with aclosing(whole.every_message()) as batches:
             async for batch in batches:
                 for message in batch:
                     file.write(separator + message_json(message))

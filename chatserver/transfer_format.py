@@ -76,7 +76,16 @@ def seconds_of(value: str | float) -> float:
 
 def metadata_json(record: SessionRecord, queue: Sequence[StoredTurn]) -> bytes:
     """The bytes of `metadata.json`."""
-    fields = {
+    return orjson.dumps(_fields(record, queue), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def session_json(record: SessionRecord, queue: Sequence[StoredTurn]) -> bytes:
+    """The same as one line."""
+    return orjson.dumps(_fields(record, queue))
+
+
+def _fields(record: SessionRecord, queue: Sequence[StoredTurn]) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "id": record.key.session_id,
         "tenant": record.key.tenant,
@@ -95,7 +104,6 @@ def metadata_json(record: SessionRecord, queue: Sequence[StoredTurn]) -> bytes:
         "leaf_id": record.leaf_id,
         "queue": queue,
     }
-    return orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def message_json(message: Message) -> bytes:

@@ -1,4 +1,4 @@
-"""What an export of a session reads, the same for folders (transfer.py) and for one download (api/export.py).
+"""Export: one session as it is read to be exported, for folders (transfer.py) and downloads (api/export.py) alike.
 
 Invariants: what it gives is of one moment, except for an answer that was running, and memory holds the ids of a
 session's messages and some hundred of the messages themselves, however many there are.
@@ -17,39 +17,41 @@ BATCH_MESSAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """A session without its messages' contents: id and parent of each, in the order they were added."""
+class Export:
+    """A session's record and queue, its messages still in the store.
 
+    `links` are id and parent of each message, in the order they were added.
+    """
+
+    store: Store
     record: SessionRecord
-    links: tuple[tuple[str, str | None], ...]
     queue: tuple[StoredTurn, ...]
+    links: tuple[tuple[str, str | None], ...]
 
-    def every_id(self) -> list[str]:
-        """All of its messages, of every branch."""
-        return [message_id for message_id, _ in self.links]
+    def every_message(self) -> AsyncGenerator[tuple[Message, ...], None]:
+        """All messages, of every branch, each after its parent, in batches."""
+        return self._read([message_id for message_id, _ in self.links])
 
-    def branch_ids(self) -> list[str]:
-        """The messages of the active branch, oldest first."""
+    def active_branch(self) -> AsyncGenerator[tuple[Message, ...], None]:
+        """The messages of the active branch, oldest first, in batches."""
         parents = dict(self.links)
         found: list[str] = []
         at = self.record.leaf_id
         while at is not None and len(found) < len(parents):
             found.append(at)
             at = parents.get(at)
-        return found[::-1]
+        return self._read(found[::-1])
+
+    async def _read(self, ids: Sequence[str]) -> AsyncGenerator[tuple[Message, ...], None]:
+        for at in range(0, len(ids), BATCH_MESSAGES):
+            yield await self.store.messages_by_id(self.record.key, ids[at : at + BATCH_MESSAGES])
 
 
-async def outline(store: Store, key: SessionKey) -> Outline | None:
-    """The session's outline, or None where there is none (any more)."""
+async def begin_export(store: Store, key: SessionKey) -> Export | None:
+    """The session, or None where there is none (any more). Raises: what the store raises."""
     while (stored := await store.load(key, 0)) is not None:
         links = await store.message_links(key)
         # Messages are only ever added: what came in since the record was read stands behind the others.
         if len(links) >= (count := stored.record.message_count):
-            return Outline(stored.record, links[:count], stored.queue)
+            return Export(store, stored.record, stored.queue, links[:count])
     return None
-
-
-async def messages(store: Store, key: SessionKey, ids: Sequence[str]) -> AsyncGenerator[tuple[Message, ...], None]:
-    """These messages, in order, in batches."""
-    for at in range(0, len(ids), BATCH_MESSAGES):
-        yield await store.messages_by_id(key, ids[at : at + BATCH_MESSAGES])

@@ -294,6 +294,38 @@ class FullSession(TypedDict):
     messages: list[StoredMessage]
 
 
+class ExportedTurn(TypedDict):
+    """A message that was accepted and waited for its turn."""
+
+    turn_id: str
+    message: Message
+    client_message_id: str | None
+    options: dict[str, str | None]
+
+
+class ExportedSession(TypedDict):
+    """All there is of a session: every message of every branch, each after its parent."""
+
+    format: Literal["chatserver-session/1"]
+    id: str
+    tenant: str
+    project_id: str
+    owner: str | None
+    title: str
+    description: str
+    metadata: dict[str, Any]
+    model: str | None
+    is_active: bool
+    message_count: int
+    created_at: str
+    updated_at: str
+    last_message_at: str | None
+    expires_at: str
+    leaf_id: str | None
+    queue: list[ExportedTurn]
+    messages: list[Message]
+
+
 class LlmSession(TypedDict):
     """A session's record as the user's sessions show it."""
 

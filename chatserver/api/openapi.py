@@ -174,7 +174,8 @@ def summary(route: Route) -> str:
 def _success(route: Route, schemas: dict[tuple[int, JsonSchemaMode], Any]) -> dict[str, Any]:
     told = "Server-Sent Events; the schema is that of an event's data." if route.content == EVENT_STREAM else "Done."
     schema = schemas[id(route.answer), "serialization"] if route.answer is not None else {"type": "string"}
-    return {"description": told, "content": {route.content: {"schema": schema}}}
+    further = {kind: {"schema": {"type": "string"}} for kind in route.also}
+    return {"description": told, "content": {route.content: {"schema": schema}, **further}}
 
 
 def _parameters(route: Route, schemas: dict[tuple[int, JsonSchemaMode], Any]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 HTML = "text/html"
 PLAIN = "text/plain"
+MARKDOWN = "text/markdown"
 ANY_FILE = "*/*"
 
 
@@ -23,6 +24,7 @@ class Route(NamedTuple):
         answer: the type of a success: a TypedDict of answer_schemas.py, or a union of them.
         statuses: of a success.
         content: media type of a success; `answer` of an event stream is the type of its events' data.
+        also: further media types of a success, which are text.
         open: answers whoever asks, also where `auth = "required"` or a token is not good; all routes of a path agree.
     """
 
@@ -34,4 +36,5 @@ class Route(NamedTuple):
     answer: Any = None
     statuses: tuple[int, ...] = (200,)
     content: str = JSON
+    also: tuple[str, ...] = ()
     open: bool = False

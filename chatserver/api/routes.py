@@ -8,6 +8,7 @@ from chatserver.api import account_schemas as u
 from chatserver.api import (
     accounts,
     chat,
+    export,
     llm_sessions,
     messages,
     middleware,
@@ -24,7 +25,7 @@ from chatserver.api import answer_schemas as a
 from chatserver.api import message_schemas as m
 from chatserver.api import record_schemas as r
 from chatserver.api import schemas as s
-from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, PLAIN, Route
+from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, MARKDOWN, PLAIN, Route
 
 _STREAM = a.StreamEvent
 # With `format=state` a stream's events are whole states.
@@ -127,6 +128,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/auth/login", accounts.login, body=u.LoginBody, answer=u.LoggedIn, open=True),
     Route("POST", "/api/auth/logout", accounts.logout, answer=u.LoggedOut, open=True),
     Route("GET", "/api/auth/me", accounts.me, answer=u.Me, open=True),
+    Route("GET", "/api/export", export.export, query=s.ExportQuery, answer=a.ExportedSession, also=(MARKDOWN,)),
     Route("GET", "/api/models", models.models, answer=a.Models),
     Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi, open=True),
     Route("GET", "/docs", openapi_page.docs, content=HTML, open=True),

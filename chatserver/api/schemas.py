@@ -83,6 +83,12 @@ class StreamQuery(SessionQuery):
     format: Literal["events", "state"] = Field("events", description="`state`: the whole state whenever it changed.")
 
 
+class ExportQuery(SessionQuery):
+    """`GET /api/export`."""
+
+    format: Literal["json", "markdown"] = "json"
+
+
 class MultiplexQuery(Query):
     """`GET /api/stream`."""
 

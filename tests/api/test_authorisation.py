@@ -184,6 +184,8 @@ TABLE: tuple[Row, ...] = (
     _open("POST", "/api/auth/logout"),
     _open("GET", "/api/auth/me"),
     _open("GET", "/api/models"),
+    Row("GET", "/api/export", "/api/export?session_id={session}"),
+    Row("GET", "/api/export", "/api/export?session_id={session}&format=markdown"),
     _open("GET", "/api/openapi.json"),
     _open("GET", "/docs"),
     _open("GET", "/"),

@@ -248,10 +248,14 @@ async def test_a_store_that_fails_ends_the_import_between_two_sessions(tmp_path:
             found = await whole_of(store, record.key)
             assert found is not None
             assert len(found.messages) == record.message_count == 4
-        assert await store.count_sessions("public") == 10
+        await store.ready()  # behind what was cancelled on its way, which may arrive or not
+        kept = await store.count_sessions("public")
+        assert kept <= 10
 
         counts, _ = await import_folder(store, tmp_path / "in")
-        assert counts == {"added": 90, "same": 10, "messages": 360}
+        assert counts == {
+            name: n for name, n in {"added": 100 - kept, "same": kept, "messages": 400 - 4 * kept}.items() if n
+        }
         one = await whole_of(store, SessionKey("public", "s-042"))
         assert one is not None
         assert comparable(one).record.title == "A “title”"
