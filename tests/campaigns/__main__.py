@@ -26,6 +26,8 @@ NAMES = (
     "slowloris",
     "state-machine",
     "import-folders",
+    "schemathesis",
+    "round-trip",
 )
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 SAY_EVERY_SECONDS = 10.0

@@ -23,6 +23,7 @@ from chatserver import transfer_folder
 from chatserver.message import Message
 from chatserver.store.base import SessionKey, SessionRecord, Store, WholeSession
 from chatserver.store.whole import comparable
+from chatserver.transfer_folder import safe_name
 from chatserver.transfer_format import Place, Unreadable, read
 from tests.transfer.build import EXPIRES, import_folder, tree_of, whole_of, write_session
 
@@ -334,10 +335,15 @@ async def judge(store: Store, folder: Path, tenant: str, chance: random.Random) 
 
 
 def _from_files(root: Path, whole: WholeSession, tenant: str) -> WholeSession:
-    """What the session's files say, found by its title and read plainly."""
+    """What the session's files say, found by its ids and read plainly."""
     key = whole.record.key
-    for metadata in sorted(root.rglob("metadata.json")):
+    for metadata in [
+        *root.glob("projects/*/chat_sessions/*/metadata.json"),
+        *root.glob("chat_sessions/*/metadata.json"),
+    ]:
         folder = metadata.parent
+        if folder.name not in (key.session_id, safe_name(key.session_id)):
+            continue
         files = metadata, folder / "messages.json"
         if any(p.is_symlink() for p in (*files, *metadata.parents)):
             continue
