@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 NPM := cd web && ../$(PY) ../tools/npm.py
 
 # A file or a folder that changes here means that the page has to be built again (a folder changes when a file goes).
-PAGE_SOURCES := $(shell find web/src web/public web/index.html web/*.json web/*.ts web/*.js 2>/dev/null)
+PAGE_SOURCES := $(shell find web/src web/public web/*.html web/*.json web/*.ts web/*.js 2>/dev/null)
 
 .PHONY: help
 help: ## Show this list

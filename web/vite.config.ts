@@ -1,4 +1,4 @@
-// The page: index.html and its hashed assets in dist/. The server sends `default-src 'self'` without `unsafe-inline`,
+// The pages: index.html, admin.html and their hashed assets in dist/. The server sends `default-src 'self'` without `unsafe-inline`,
 // so nothing may be inlined: no asset as data: script or style, no module-preload polyfill in the HTML.
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vitest/config";
@@ -26,6 +26,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     target: "es2022",
     reportCompressedSize: true,
+    rolldownOptions: { input: ["index.html", "admin.html"] },
   },
   worker: { format: "es" },
   server: {

@@ -1,4 +1,4 @@
-"""The page: built files from memory, and the visitor's cookie.
+"""The pages: built files from memory, and the visitor's cookie.
 
 Assets have their content's hash in their names, so they are cached for ever; the index never is. Everything is read
 once, at start: a page is a few dozen files, and a request then costs a dict lookup. The build has compressed them
@@ -89,10 +89,9 @@ def _accepted(request: web.Request) -> set[str]:
     return accepted
 
 
-async def index(request: web.Request) -> web.Response:
-    """`GET /`: the page; a browser without one gets its visitor's cookie."""
-    asset = request.app[PAGE].get("index.html")
-    response = web.Response(
+def _document(request: web.Request, name: str) -> web.Response:
+    asset = request.app[PAGE].get(name)
+    return web.Response(
         body=asset.body if asset is not None else _NOT_BUILT,
         content_type="text/html",
         charset="utf-8",
@@ -103,6 +102,16 @@ async def index(request: web.Request) -> web.Response:
             "Referrer-Policy": "same-origin",
         },
     )
+
+
+async def operations(request: web.Request) -> web.Response:
+    """`GET /admin`: the operations page. Anybody gets it; its numbers are for operators (ops.py)."""
+    return _document(request, "admin.html")
+
+
+async def index(request: web.Request) -> web.Response:
+    """`GET /`: the page; a browser without one gets its visitor's cookie."""
+    response = _document(request, "index.html")
     try:
         await token_of(request)
     except Unauthorized:

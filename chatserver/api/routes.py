@@ -132,6 +132,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/models", models.models, answer=a.Models),
     Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi, open=True),
     Route("GET", "/docs", openapi_page.docs, content=HTML, open=True),
+    Route("GET", "/admin", page.operations, content=HTML, open=True),
     Route("GET", "/", page.index, content=HTML, open=True),
     Route("GET", "/{path:(?!api/|health/)[^/].*}", page.asset, content=ANY_FILE, open=True),
 )

@@ -188,6 +188,7 @@ TABLE: tuple[Row, ...] = (
     Row("GET", "/api/export", "/api/export?session_id={session}&format=markdown"),
     _open("GET", "/api/openapi.json"),
     _open("GET", "/docs"),
+    _open("GET", "/admin"),  # the empty page; its numbers have a row of their own
     _open("GET", "/"),
     _open("GET", "/{path:(?!api/|health/)[^/].*}", "/favicon.svg"),
 )
