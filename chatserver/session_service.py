@@ -17,7 +17,7 @@ from typing import Any, Literal
 from chatserver.branches import Stretch
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.errors import Conflict, NotFound, RateLimited
+from chatserver.errors import Conflict, Expired, Forbidden, InvalidFields, NotFound, RateLimited
 from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
 from chatserver.new_turn import NewTurn, OnBusy
@@ -147,6 +147,18 @@ class SessionService(SessionAccess):
         if visitor.kind != "visitor" or visitor.tenant != user.tenant or visitor.owner is None or user.owner is None:
             return 0
         return await self._turns.adopt(user.tenant, visitor.owner, user.owner)
+
+    async def session_at_login(self, caller: Caller, session_id: str | None) -> str | None:
+        """A1: the session that a user goes on with who has just logged in: the one that the browser was in where it is
+        theirs, else a fresh one of their own, which is in memory only until it is written to.
+
+        Returns: its id; None where none may be made.
+        """
+        for wanted in (session_id, None):
+            with suppress(NotFound, Expired, Forbidden, InvalidFields, RateLimited):
+                async with self.open(caller, wanted, create="provisional") as live:
+                    return live.key.session_id
+        return None
 
     # --- what the live endpoints do ---
 

@@ -46,11 +46,12 @@ class Me(Identity):
 
 
 class LoggedIn(Identity):
-    """A fresh token, which is a secret, and whose it is."""
+    """A fresh token, which is a secret, whose it is, and the session that its user goes on with."""
 
     token: str
     token_type: Literal["Bearer"]
     sessions_adopted: int
+    session_id: str | None
 
 
 class LoggedOut(TypedDict):

@@ -10,12 +10,15 @@ from chatserver.accounts import Login
 from chatserver.api.account_schemas import LoginBody, RegisterBody
 from chatserver.api.answers import json_response
 from chatserver.api.identity import drop_token_cookie, set_token_cookie, token_of, visitor_of
-from chatserver.api.reading import address_of, read_body
+from chatserver.api.reading import address_of, read_body, session_id_of
+from chatserver.api.records import set_session_cookie
+from chatserver.api.request_keys import SESSION_ID
 from chatserver.api.services import services
 from chatserver.auth.tokens import Token
 from chatserver.clock import rfc3339
 from chatserver.errors import ChatServerError, Unauthorized
 from chatserver.principal import ANONYMOUS, Principal
+from chatserver.session_service import Caller
 
 
 async def register(request: web.Request) -> web.Response:
@@ -46,10 +49,18 @@ async def _logged_in(request: web.Request, login: Login, status: int) -> web.Res
     adopted = await app.sessions.adopt(visitor, token.principal)
     if visitor.counted_as is not None:
         app.hub.dismiss(visitor.counted_as, "signed_in")
+    caller = Caller(token.principal, address_of(request))
+    session_id = await app.sessions.session_at_login(caller, session_id_of(request))
     response = json_response(
-        {"token": login.text, "token_type": "Bearer"} | _shown(token) | {"sessions_adopted": adopted}, status
+        {"token": login.text, "token_type": "Bearer"}
+        | _shown(token)
+        | {"sessions_adopted": adopted, "session_id": session_id},
+        status,
     )
     set_token_cookie(request, response, login.text)
+    if session_id is not None:
+        request[SESSION_ID] = session_id
+        set_session_cookie(request, response, session_id, app.settings.user_session_ttl_seconds)
     return response
 
 

@@ -41,7 +41,7 @@ async def test_the_cookie_is_kept_from_scripts_and_other_sites(api: Api, serve: 
     """And `Secure` where the browser came by TLS, as a trusted proxy tells."""
     browser = Browser(api)
     await browser.register("ann")
-    (cookie,) = browser.set_cookies
+    (cookie,) = [c for c in browser.set_cookies if c.startswith("chatserver_token=")]
     proxied = Browser(await serve(trusted_proxies=["127.0.0.1"], database_url=":memory:"))
     await proxied.call(
         "POST", "/api/auth/register", {"username": "ann", "password": PASSWORD}, **{"X-Forwarded-Proto": "https"}
@@ -49,7 +49,28 @@ async def test_the_cookie_is_kept_from_scripts_and_other_sites(api: Api, serve: 
 
     assert {"HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=604800"} <= set(cookie.split("; "))
     assert "Secure" not in cookie
-    assert "Secure" in proxied.set_cookies[0]
+    assert proxied.set_cookies
+    assert all("Secure" in c for c in proxied.set_cookies)
+
+
+async def test_a_login_goes_on_with_a_session_of_the_user(api: Api, serve: Serve) -> None:
+    """A1: the one that the browser was in, now the user's; a fresh one where that is somebody else's or there is none.
+    Nothing is stored for it, so logging in a hundred times leaves no hundred empty sessions."""
+    browser = await visitor(api)
+    await browser.post("/api/session/create", session_id="mine")
+    await browser.post("/api/chat", session_id="mine", message="/say hello")
+    first = await browser.register("ann")
+    stranger = Browser(api, {"session_id": "mine"})
+    second = await stranger.register("bob")
+    current = (await stranger.get("/api/session"))[1]
+
+    assert first["session_id"] == browser.cookies["session_id"] == "mine"
+    assert second["session_id"] == stranger.cookies["session_id"] == current["session_id"] != "mine"
+    assert (await stranger.get("/api/llm/sessions"))[1]["count"] == 0
+    assert (await stranger.post("/api/chat", message="/say hello"))[1]["session_id"] == second["session_id"]
+
+    fixed = await serve(auto_create=False, database_url=":memory:")
+    assert (await Browser(fixed).register("ann"))["session_id"] is None
 
 
 async def test_a_program_uses_its_token_as_a_bearer(api: Api) -> None:
