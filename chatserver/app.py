@@ -40,6 +40,7 @@ from chatserver.config import Settings
 from chatserver.errors import StartupError
 from chatserver.metrics import Metrics
 from chatserver.metrics_history import MetricsHistory
+from chatserver.quotas import Quotas
 from chatserver.session_manager import SessionManager
 from chatserver.session_service import SessionService
 from chatserver.store.accounts import AccountStore
@@ -107,6 +108,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             on_evict=agents.tools.close_session,
             log=log,
         )
+        quotas = Quotas(settings, clock, store)
         turns = TurnRunner(
             settings,
             clock,
@@ -117,6 +119,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             turn_supervisor,
             log,
             on_ended=lambda run: naming.turn_ended(run),
+            quotas=quotas,
         )
         naming = AutoNaming(settings, clock, turns.changes, catalog, manager.unpin, supervisor, log)
         stack.push_async_callback(turn_supervisor.close)
@@ -136,6 +139,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         supervisor.start(hub.run(), "pings")
         supervisor.start(accounts.run(hub.look_at_leases), "accounts")
         supervisor.start(history.run(), "metrics")
+        supervisor.start(quotas.run(), "usage")
         turn_supervisor.start(turns.checkpoints(), "checkpoints")
         services = Services(
             settings=settings,
@@ -152,6 +156,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             log=log,
             metrics=metrics,
             history=history,
+            quotas=quotas,
             access_log=AccessLog(log, key, metrics.http, enabled=settings.access_log),
         )
         try:

@@ -282,6 +282,19 @@ class Settings(BaseSettings):
     queue_limit: Count = Field(8, description="messages waiting behind a running turn; over it 429")
     delete_grace_seconds: Seconds = Field(5, description="how long deleting a session waits for its turn to end")
 
+    # Usage
+    quota_user_day_tokens: Count | None = Field(None, description="tokens that a user may use in a UTC day")
+    quota_user_month_tokens: Count | None = Field(None, description="… in a UTC month")
+    quota_visitor_day_tokens: Count | None = Field(
+        None, description="a visitor; callers without identity have one such quota together"
+    )
+    quota_visitor_month_tokens: Count | None = Field(None, description="… in a UTC month")
+    quota_tenant_day_tokens: Count | None = Field(None, description="all of a tenant together, in a UTC day")
+    quota_tenant_month_tokens: Count | None = Field(None, description="… in a UTC month")
+    usage_kept_days: Count = Field(
+        400, description="daily sums older than this are dropped: a year and a month, for a report of last year's"
+    )
+
     # Turns
     turn_timeout_seconds: Seconds = Field(
         1800, description="a turn as a whole; a forgotten agent must not run for ever"

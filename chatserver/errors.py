@@ -16,6 +16,7 @@ An error carries a `code` (stable, documented in docs/errors.md, safe to show) a
     ├── UnsupportedMedia        a body of a kind we do not read
     ├── SlowRequest             the body did not arrive in time
     ├── RateLimited             too often, or too many at once, for this caller
+    │   └── QuotaExceeded       … or too many tokens in this day or month
     ├── Unavailable             the server can't do it now
     │   ├── Draining            … because it is shutting down
     │   └── StoreUnavailable    … because the store is locked or away
@@ -143,6 +144,21 @@ class RateLimited(ChatServerError):
         self.retry_after_seconds = retry_after_seconds
         self.limit = limit
         self.remaining = remaining
+
+
+class QuotaExceeded(RateLimited):
+    """The tokens of a day or a month are used up.
+
+    Args:
+        resets_at: when they begin anew, RFC 3339.
+    """
+
+    code = "quota_exceeded"
+    title = "The quota is used up"
+
+    def __init__(self, detail: str = "", *, resets_at: str = "", retry_after_seconds: int = 1) -> None:
+        super().__init__(detail, retry_after_seconds=retry_after_seconds)
+        self.resets_at = resets_at
 
 
 class Unavailable(ChatServerError):

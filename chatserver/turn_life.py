@@ -21,12 +21,14 @@ from chatserver.branches import Branches
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
+from chatserver.errors import QuotaExceeded
 from chatserver.flush_pace import FlushPace
 from chatserver.history import full_history
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
 from chatserver.principal import Principal
 from chatserver.pump import Entry, pump
+from chatserver.quotas import Refused
 from chatserver.run import Run
 from chatserver.session_changes import activity_of, new_message, settings_of
 from chatserver.session_manager import SessionManager
@@ -83,7 +85,14 @@ class TurnLife:
         self._on_ended = on_ended
 
     async def start(
-        self, live: LiveSession, turn: StoredTurn, principal: Principal, expires_at: float, *, queued: bool
+        self,
+        live: LiveSession,
+        turn: StoredTurn,
+        principal: Principal,
+        expires_at: float,
+        *,
+        queued: bool,
+        refusal: QuotaExceeded | None = None,
     ) -> str:
         """Commit the start of a turn and run it; the lock is held. Returns its id, or that of an earlier turn with the
         same `client_message_id`.
@@ -91,9 +100,12 @@ class TurnLife:
         Args:
             expires_at: of the session, in seconds since the epoch.
             queued: the turn stands in the queue.
+            refusal: why it may not run; it starts, and fails with that.
         """
         await self._ends.settle(live)
         entry = self._resolve_model(live.key.tenant, live.record.model)
+        if refusal is not None:
+            entry = Refused(entry.settings, refusal)
         place = await self._branches.place_of(live, turn)
         user_message = place.user_message
         answer = new_message(self._clock, "assistant", "", parent_id=user_message.id, model=entry.settings.id)

@@ -30,6 +30,7 @@ from chatserver.flush_pace import FlushPace
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
 from chatserver.new_turn import NewTurn, OnBusy, principal_of
+from chatserver.quotas import Quotas
 from chatserver.run import Run
 from chatserver.session_adoption import SessionAdoption
 from chatserver.session_changes import SessionChanges, check_there, new_message
@@ -69,6 +70,7 @@ class TurnRunner:
         supervisor: Supervisor,
         log: FilteringBoundLogger,
         on_ended: Callable[[Run], None],
+        quotas: Quotas,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -76,6 +78,7 @@ class TurnRunner:
         self._manager = manager
         self._supervisor = supervisor
         self._log = log
+        self._quotas = quotas
         self._under_way = UnderWay(supervisor, manager)
         self.changes = SessionChanges(clock, store, manager, self._under_way)
         self._queue = TurnQueue(clock, store, self.changes)
@@ -135,7 +138,7 @@ class TurnRunner:
         """Commit a message and start or queue its turn; returns the turn's id.
 
         Raises:
-            Draining, Unavailable (`too_many_turns`), Conflict (`busy`), RateLimited (`queue_full`), what
+            Draining, Unavailable (`too_many_turns`), Conflict (`busy`), RateLimited (`queue_full`), QuotaExceeded, what
             `Branches.check_editable` and `question_of` raise, and what the store raises; nothing is accepted then.
         """
         if self.draining:
@@ -157,6 +160,13 @@ class TurnRunner:
                 if known is not None:
                     return known
             self._check_room(live, new.on_busy, idle=idle)
+            spent = await self._quotas.exceeded(live.key.tenant, live.record.owner)
+            if spent is not None:
+                # A repetition is answered as the first time, when there was enough; perhaps it took the rest.
+                known = new.client_message_id and await self._store.find_turn(live.key, new.client_message_id)
+                if known:
+                    return known
+                raise spent
             message = await self._message_of(live, new)
             turn = StoredTurn(self._clock.new_id(), message, new.client_message_id, new.options())
             if told:
@@ -201,7 +211,8 @@ class TurnRunner:
             return
         try:
             principal = principal_of(live.key, turn.options)
-            await self._life.start(live, turn, principal, live.record.expires_at, queued=True)
+            spent = await self._quotas.exceeded(live.key.tenant, live.record.owner)
+            await self._life.start(live, turn, principal, live.record.expires_at, queued=True, refusal=spent)
             self._queue.resting.discard(live)
         except Exception as error:  # the turn's border too: nobody waits for this who could be told
             if live not in self._queue.resting:

@@ -63,6 +63,7 @@ def _shown(default: Any) -> str:
                 "Agents, models and tools",
                 "Accounts",
                 "Sessions",
+                "Usage and quotas",
                 "Turns",
                 "Tools",
                 "Streams",

@@ -32,6 +32,7 @@ class Problem(TypedDict):
     code: str
     request_id: str
     errors: NotRequired[list[FieldProblem]]
+    resets_at: NotRequired[str]
     success: NotRequired[Literal[False]]
 
 
@@ -59,6 +60,62 @@ class AdminMetrics(TypedDict):
     interval_seconds: float
     now: dict[str, float]
     history: dict[str, list[float | None]]
+
+
+class UsageTotal(TypedDict):
+    """Tokens of turns together. `total_tokens` is prompts and answers; `estimated` where any part of them is."""
+
+    turns: int
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+    total_tokens: int
+    estimated: bool
+
+
+class ModelUsage(UsageTotal):
+    """Of one model."""
+
+    model: str
+
+
+class ProjectUsage(UsageTotal):
+    """Of one project."""
+
+    project_id: str
+
+
+class QuotaLeft(TypedDict):
+    """A quota, and what is left of it."""
+
+    of: Literal["user", "visitor", "tenant"]
+    period: Literal["day", "month"]
+    limit_tokens: int
+    used_tokens: int
+    left_tokens: int
+    resets_at: str
+
+
+class UsageReport(TypedDict):
+    """The caller's own use of a day or a month. While `exhausted_until` is set, no turn starts."""
+
+    period: Literal["day", "month"]
+    since: str
+    until: str
+    total: UsageTotal
+    by_model: list[ModelUsage]
+    by_project: list[ProjectUsage]
+    quotas: list[QuotaLeft]
+    exhausted_until: str | None
+
+
+class SessionUsage(TypedDict):
+    """What the messages of one session have used, over all its branches."""
+
+    session_id: str
+    total: UsageTotal
+    by_model: list[ModelUsage]
 
 
 class Model(TypedDict):

@@ -55,7 +55,13 @@ def _status(error: e.ChatServerError) -> int:
 
 
 def body(
-    status: int, code: str, title: str, detail: str, request_id: str, errors: list[dict[str, Any]] | None = None
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    request_id: str,
+    errors: list[dict[str, Any]] | None = None,
+    resets_at: str | None = None,
 ) -> bytes:
     """A problem document as bytes."""
     fields: dict[str, Any] = {
@@ -68,6 +74,8 @@ def body(
     }
     if errors is not None:
         fields["errors"] = errors
+    if resets_at is not None:
+        fields["resets_at"] = resets_at
     return orjson.dumps(fields)
 
 
@@ -88,7 +96,8 @@ def response(error: e.ChatServerError, request_id: str) -> web.Response:
         bad = error.narrow_code.startswith("token_")
         headers["WWW-Authenticate"] = 'Bearer realm="chatserver"' + (', error="invalid_token"' if bad else "")
     errors = [{"loc": f.loc, "msg": f.msg} for f in error.errors] if isinstance(error, e.InvalidFields) else None
-    data = body(status, error.narrow_code, error.title, clean(error.detail), request_id, errors)
+    resets_at = error.resets_at if isinstance(error, e.QuotaExceeded) else None
+    data = body(status, error.narrow_code, error.title, clean(error.detail), request_id, errors, resets_at)
     return web.Response(status=status, body=data, content_type=CONTENT_TYPE, headers=headers)
 
 

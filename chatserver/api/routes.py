@@ -20,6 +20,7 @@ from chatserver.api import (
     projects,
     session,
     stream,
+    usage,
 )
 from chatserver.api import answer_schemas as a
 from chatserver.api import message_schemas as m
@@ -130,6 +131,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/auth/me", accounts.me, answer=u.Me, open=True),
     Route("GET", "/api/export", export.export, query=s.ExportQuery, answer=a.ExportedSession, also=(MARKDOWN,)),
     Route("GET", "/api/models", models.models, answer=a.Models),
+    Route("GET", "/api/usage", usage.usage, query=s.UsageQuery, answer=a.UsageReport | a.SessionUsage),
     Route("GET", "/api/openapi.json", openapi.openapi, answer=a.OpenApi, open=True),
     Route("GET", "/docs", openapi_page.docs, content=HTML, open=True),
     Route("GET", "/admin", page.operations, content=HTML, open=True),

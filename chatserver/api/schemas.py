@@ -100,6 +100,12 @@ class MultiplexQuery(Query):
     )
 
 
+class UsageQuery(SessionQuery):
+    """`GET /api/usage`."""
+
+    period: Literal["day", "month"] = Field("day", description="UTC's day or month.")
+
+
 class MetricsQuery(Query):
     """`GET /api/admin/metrics`."""
 

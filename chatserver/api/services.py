@@ -16,6 +16,7 @@ from chatserver.clock import Clock
 from chatserver.config import Settings
 from chatserver.metrics import Metrics
 from chatserver.metrics_history import MetricsHistory
+from chatserver.quotas import Quotas
 from chatserver.session_manager import SessionManager
 from chatserver.session_service import SessionService
 from chatserver.store.base import Store
@@ -42,6 +43,7 @@ class Services:
     metrics: Metrics
     history: MetricsHistory
     access_log: AccessLog
+    quotas: Quotas
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from chatserver.message import Message
+from chatserver.message import Message, Usage
 from chatserver.store.records import (
     Chunk,
     Duplicate,
@@ -47,6 +47,7 @@ from chatserver.store.records import (
     StoredTurn,
     WholeSession,
 )
+from chatserver.store.usage_records import QuotaUse, UsageRow
 
 __all__ = [
     "Chunk",
@@ -54,6 +55,7 @@ __all__ = [
     "FinishTurn",
     "Imported",
     "ProjectSummary",
+    "QuotaUse",
     "Recovered",
     "SessionFilter",
     "SessionKey",
@@ -66,6 +68,7 @@ __all__ = [
     "StoreCounts",
     "StoredSession",
     "StoredTurn",
+    "UsageRow",
     "WholeSession",
 ]
 
@@ -245,6 +248,26 @@ class Store(Protocol):
         It is repeated until it gives none: then nothing is left. What is remembered of deleted sessions (their fences)
         is dropped here too, a month later.
         """
+
+    # --- tokens used ---
+
+    async def usage(
+        self, tenant: str, owner: str | None, first_day: int, last_day: int, *, project_id: str | None = None
+    ) -> tuple[UsageRow, ...]:
+        """What an owner's turns have used in these days (chatserver.usage), by project and model, in that order.
+
+        It is counted in the transaction that ends a turn, once, for the owner and the project that its session has
+        then, and stays when the session goes. None is everybody without identity together.
+        """
+
+    async def session_usage(self, key: SessionKey) -> tuple[tuple[str, Usage], ...]:
+        """Model and usage of each message of a session that has one, in no order."""
+
+    async def quota_use(self, tenant: str, owner: str | None, first_day: int, day: int) -> QuotaUse:
+        """Tokens of an owner and of the whole tenant: of that day, and from `first_day` to it."""
+
+    async def forget_usage(self, before_day: int, limit: int) -> int:
+        """Drop up to `limit` rows of days before that one; how many."""
 
     # --- whole sessions ---
 

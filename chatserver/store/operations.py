@@ -40,6 +40,7 @@ from chatserver.store.rows import (
 )
 from chatserver.store.statements import MESSAGE_COLUMNS
 from chatserver.store.transaction import Transaction
+from chatserver.store.usage import add_usage
 
 # Of a branch that is looked through for its system messages: some 100 ms of a reader's time.
 MAX_WALK = 50_000
@@ -370,6 +371,8 @@ def finish_turn(tx: Transaction, *, finish: FinishTurn) -> NotFound | None:
         return None if tx.one(sql.turn_exists, params) is not None else _no_session(key)
     tx.run(sql.settle_message, params)
     tx.run(sql.drop_chunks, params)
+    if finish.usage is not None:
+        add_usage(tx, key=key, model=answer.model, usage=finish.usage, now=finish.now)
     return None
 
 

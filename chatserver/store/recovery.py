@@ -17,6 +17,8 @@ from chatserver.message import Message, ToolCall, ToolResult
 from chatserver.store.base import Recovered, SessionKey
 from chatserver.store.rows import key_params, message_of, message_params, tool_call_of
 from chatserver.store.transaction import Transaction
+from chatserver.store.usage import add_usage
+from chatserver.usage import usage_of
 
 # How long the fence of a deleted session is remembered, from the first start that finds it. A tab that was away for
 # longer and comes back with an event id of the deleted session would take the new one's events for its continuation.
@@ -35,7 +37,11 @@ def recover(tx: Transaction, *, now: float) -> Recovered:
         if row is not None:
             bodies = (body for (body,) in tx.all(sql.chunks, turn))
             answer = replace(with_chunks(message_of(row), bodies), status="interrupted")
-            tx.run(sql.settle_message, message_params(key, 0, answer))
+            asked = tx.one(sql.message, {**key_params(key), "message_id": answer.parent_id})
+            usage = usage_of(message_of(asked).content if asked is not None else "", answer)
+            if usage is not None:
+                add_usage(tx, key=key, model=answer.model, usage=usage, now=now)
+            tx.run(sql.settle_message, message_params(key, 0, replace(answer, usage=usage)))
         tx.run(sql.end_turn, {**turn, "outcome": "interrupted", "ended_at": now})
         tx.run(sql.drop_chunks, turn)
         tx.run(sql.next_fence, key_params(key))  # tabs that come back must not take the old end for the present

@@ -37,6 +37,9 @@ QUEUED: ColumnElement[str] = literal_column("'queued'")
 RUNNING: ColumnElement[str] = literal_column("'running'")
 WITHDRAWN: ColumnElement[str] = literal_column("'withdrawn'")
 
+# Instead of an owner (`kind:id`), in `usage_days`.
+WHOLE_TENANT: ColumnElement[str] = literal_column("'*'")
+
 METADATA = MetaData()
 
 # WITHOUT ROWID where rows are small and always found by their key: one tree instead of two.
@@ -242,6 +245,28 @@ revocations = Table(
     PrimaryKeyConstraint("seq"),
     Index("revocations_by_token", "tenant", "token_id", unique=True),
     Index("revocations_by_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+# Tokens by day, so that quotas and reports are cheap and outlive the sessions. For each day a tenant has one row more,
+# of all its owners together: `owner` is `*` then, project and model are empty. `owner` is empty for what is nobody's.
+usage_days = Table(
+    "usage_days",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("day", Integer, nullable=False),  # since the epoch, UTC's
+    Column("project_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("estimated_turns", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "owner", "day", "project_id", "model"),
+    # Of which old days are forgotten.
+    Index("usage_days_by_day", "day"),
     sqlite_with_rowid=False,
 )
 

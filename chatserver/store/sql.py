@@ -17,8 +17,8 @@ from typing import Any
 
 from chatserver.config import Settings
 from chatserver.errors import StartupError, StoreFull, StoreUnavailable
-from chatserver.message import Message
-from chatserver.store import listing, operations, recovery, search, sqlite
+from chatserver.message import Message, Usage
+from chatserver.store import listing, operations, recovery, search, sqlite, usage
 from chatserver.store import whole as whole_sessions
 from chatserver.store.accounts import AccountStore
 from chatserver.store.base import (
@@ -28,6 +28,7 @@ from chatserver.store.base import (
     FinishTurn,
     Imported,
     ProjectSummary,
+    QuotaUse,
     Recovered,
     SessionFilter,
     SessionKey,
@@ -39,6 +40,7 @@ from chatserver.store.base import (
     StoreCounts,
     StoredSession,
     StoredTurn,
+    UsageRow,
     WholeSession,
 )
 from chatserver.store.sql_accounts import SqlAccounts
@@ -251,6 +253,28 @@ class SqlStore:
             partial(listing.session_stats, tenant=tenant, owner=owner, project_id=project_id, now=now)
         )
 
+    async def usage(
+        self, tenant: str, owner: str | None, first_day: int, last_day: int, *, project_id: str | None = None
+    ) -> tuple[UsageRow, ...]:
+        return await self._reader.submit(
+            partial(
+                usage.read_usage,
+                tenant=tenant,
+                owner=owner,
+                project_id=project_id,
+                first_day=first_day,
+                last_day=last_day,
+            )
+        )
+
+    async def session_usage(self, key: SessionKey) -> tuple[tuple[str, Usage], ...]:
+        return await self._reader.submit(partial(usage.read_session_usage, key=key))
+
+    async def quota_use(self, tenant: str, owner: str | None, first_day: int, day: int) -> QuotaUse:
+        return await self._reader.submit(
+            partial(usage.read_quota_use, tenant=tenant, owner=owner, first_day=first_day, day=day)
+        )
+
     async def count_sessions(self, tenant: str) -> int:
         return await self._reader.submit(partial(whole_sessions.count_sessions, tenant=tenant))
 
@@ -264,6 +288,9 @@ class SqlStore:
         return await self._reader.submit(partial(whole_sessions.messages_by_id, key=key, ids=tuple(ids)))
 
     # --- writing ---
+
+    async def forget_usage(self, before_day: int, limit: int) -> int:
+        return await self._writer.submit(partial(usage.forget_usage, before_day=before_day, limit=limit))
 
     async def import_session(self, whole: WholeSession, *, replace: bool) -> Imported:
         return await self._writer.submit(partial(whole_sessions.import_session, whole=whole, do_replace=replace))

@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chatserver.store import listing_statements
+from chatserver.store import listing_statements, usage_statements
 from chatserver.store.account_statements import AccountStatements
 from chatserver.store.expressions import ONE as _ONE
 from chatserver.store.expressions import TWO as _TWO
@@ -299,6 +299,13 @@ class Statements:
         )
         self.chunks = make(select(turn_chunks.c.body).where(_turn(turn_chunks)).order_by(turn_chunks.c.seq))
         self.drop_chunks = make(delete(turn_chunks).where(_turn(turn_chunks)))
+
+        # --- tokens used ---
+        self.add_usage = make(usage_statements.add_usage(insert))
+        self.usage, self.project_usage = map(make, map(usage_statements.usage_by_project_and_model, (False, True)))
+        self.quota_use = make(usage_statements.quota_use())
+        self.session_usages = make(usage_statements.session_usages())
+        self.forget_usage = make(usage_statements.forget_usage())
 
         # --- start ---
         self.all_running = make(

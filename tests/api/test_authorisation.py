@@ -183,6 +183,8 @@ TABLE: tuple[Row, ...] = (
     _open("POST", "/api/auth/login", body={"username": "user", "password": PASSWORD}),
     _open("POST", "/api/auth/logout"),
     _open("GET", "/api/auth/me"),
+    _open("GET", "/api/usage"),
+    Row("GET", "/api/usage", "/api/usage?session_id={session}"),
     _open("GET", "/api/models"),
     Row("GET", "/api/export", "/api/export?session_id={session}"),
     Row("GET", "/api/export", "/api/export?session_id={session}&format=markdown"),

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import orjson
 
 from chatserver.errors import Conflict, NotFound, StoreUnavailable, TooLarge
-from chatserver.message import Message, ToolCall, ToolResult
+from chatserver.message import Message, ToolCall, ToolResult, Usage
 from chatserver.store.base import (
     LISTED_PROJECTS,
     PREVIEW_CHARS,
@@ -27,6 +27,7 @@ from chatserver.store.base import (
     FinishTurn,
     Imported,
     ProjectSummary,
+    QuotaUse,
     Recovered,
     SessionFilter,
     SessionKey,
@@ -38,10 +39,12 @@ from chatserver.store.base import (
     StoreCounts,
     StoredSession,
     StoredTurn,
+    UsageRow,
     WholeSession,
 )
 from chatserver.store.whole import comparable
 from chatserver.store.words import query_words, words_of
+from chatserver.usage import day_of, usage_of
 
 T = TypeVar("T")
 # As long as the real one (store/recovery.py).
@@ -107,6 +110,16 @@ class _Session:
         return next((t for t, turn in self.turns.items() if turn.state == "running"), None)
 
 
+@dataclass
+class _Used:
+    tenant: str
+    owner: str | None
+    day: int
+    project_id: str
+    model: str
+    usage: Usage
+
+
 class PlainStore:
     """Implements Store. What it holds outlives every server of a test."""
 
@@ -115,6 +128,7 @@ class PlainStore:
         self._last_fences: dict[SessionKey, tuple[int, float | None]] = {}  # of deleted ones; when a start found them
         self._closed = False
         self._commits = 0
+        self._used: list[_Used] = []
 
     async def _do(self, work: Callable[[], T]) -> T:
         """All writes and reads wait alike, so they take effect in the order of their calls."""
@@ -325,6 +339,72 @@ class PlainStore:
 
         return await self._do(work)
 
+    # --- tokens used ---
+
+    def _use(self, record: SessionRecord, answer: Message, usage: Usage | None, now: float) -> None:
+        if usage is not None:
+            self._used.append(
+                _Used(record.key.tenant, record.owner, day_of(now), record.project_id, answer.model or "", usage)
+            )
+
+    async def usage(
+        self, tenant: str, owner: str | None, first_day: int, last_day: int, *, project_id: str | None = None
+    ) -> tuple[UsageRow, ...]:
+        def work() -> tuple[UsageRow, ...]:
+            groups: dict[tuple[str, str], list[Usage]] = {}
+            for used in self._used:
+                mine = (used.tenant, used.owner) == (tenant, owner) and first_day <= used.day <= last_day
+                if mine and project_id in (None, used.project_id):
+                    groups.setdefault((used.project_id, used.model), []).append(used.usage)
+            return tuple(
+                UsageRow(
+                    *names,
+                    len(usages),
+                    sum(u.estimated for u in usages),
+                    sum(u.prompt_tokens for u in usages),
+                    sum(u.completion_tokens for u in usages),
+                    sum(u.reasoning_tokens for u in usages),
+                    sum(u.cached_tokens for u in usages),
+                )
+                for names, usages in sorted(groups.items())
+            )
+
+        return await self._do(work)
+
+    async def session_usage(self, key: SessionKey) -> tuple[tuple[str, Usage], ...]:
+        def work() -> tuple[tuple[str, Usage], ...]:
+            session = self._sessions.get(key)
+            messages = session.messages.values() if session is not None else ()
+            return tuple((m.model or "", m.usage) for m in messages if m.usage is not None)
+
+        return await self._do(work)
+
+    async def quota_use(self, tenant: str, owner: str | None, first_day: int, day: int) -> QuotaUse:
+        def work() -> QuotaUse:
+            def tokens(since: int, *, of_owner: bool) -> int:
+                return sum(
+                    used.usage.prompt_tokens + used.usage.completion_tokens
+                    for used in self._used
+                    if used.tenant == tenant and since <= used.day <= day and (used.owner == owner or not of_owner)
+                )
+
+            return QuotaUse(
+                tokens(day, of_owner=True),
+                tokens(first_day, of_owner=True),
+                tokens(day, of_owner=False),
+                tokens(first_day, of_owner=False),
+            )
+
+        return await self._do(work)
+
+    async def forget_usage(self, before_day: int, limit: int) -> int:
+        def work() -> int:
+            before = len(self._used)
+            self._used = [used for used in self._used if used.day >= before_day]
+            return min(before - len(self._used), limit)
+
+        return await self._do(work)
+
     # --- writes ---
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
@@ -407,6 +487,7 @@ class PlainStore:
                 return
             turn.state = finish.outcome
             _settle(session, finish.turn_id, finish.answer)
+            self._use(session.record, finish.answer, finish.usage, finish.now)
 
         await self._do(work)
 
@@ -569,7 +650,11 @@ class PlainStore:
                 assert turn.answer_id is not None
                 answer = session.messages[turn.answer_id]
                 bodies = [body for (t, _), body in sorted(session.chunks.items()) if t == turn_id]
-                _settle(session, turn_id, replace(_with_chunks(answer, bodies), status="interrupted"))
+                settled = replace(_with_chunks(answer, bodies), status="interrupted")
+                asked = session.messages.get(answer.parent_id or "")
+                settled = replace(settled, usage=usage_of(asked.content if asked else "", settled))
+                _settle(session, turn_id, settled)
+                self._use(session.record, settled, settled.usage, now)
                 session.record = replace(session.record, fence=session.record.fence + 1)
             return Recovered(interrupted, tuple(sorted(k for k, s in self._sessions.items() if s.queue)))
 

@@ -19,6 +19,7 @@ from chatserver.config import Settings
 from chatserver.errors import StoreUnavailable
 from chatserver.live_session import LiveSession
 from chatserver.principal import ANONYMOUS, Principal
+from chatserver.quotas import Quotas
 from chatserver.session_manager import SessionManager
 from chatserver.session_service import Caller, SessionService
 from chatserver.store.base import SessionKey, SessionRecord, Store
@@ -110,6 +111,7 @@ class World:
         self.supervisor: Supervisor
         self.manager: SessionManager
         self.turns: TurnRunner
+        self.quotas: Quotas
         self.service: SessionService
         self.recovered = 0
         self.refuse_load_of: str | None = None
@@ -131,6 +133,7 @@ class World:
             on_evict=self.tools.close_session,
             log=self.log,  # type: ignore[arg-type]  # takes the same calls
         )
+        self.quotas = Quotas(self.settings, self.clock, self.store)
         self.turns = TurnRunner(
             self.settings,
             self.clock,
@@ -141,6 +144,7 @@ class World:
             self.supervisor,
             self.log,  # type: ignore[arg-type]  # takes the same calls
             on_ended=lambda run: self.naming.turn_ended(run),
+            quotas=self.quotas,
         )
         self.naming = AutoNaming(
             self.settings,

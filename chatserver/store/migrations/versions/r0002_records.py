@@ -1,4 +1,4 @@
-"""Lists of sessions, search in them, the tree of messages, accounts. The columns are explained in store/schema.py."""
+"""Lists of sessions, search, the tree of messages, accounts, tokens used. store/schema.py tells of the columns."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def upgrade() -> None:
     lists()
     tree()
     accounts()
+    usage()
     search()
 
 
@@ -94,6 +95,27 @@ def accounts() -> None:
     )
     op.create_index("revocations_by_token", "revocations", ["tenant", "token_id"], unique=True)
     op.create_index("revocations_by_expiry", "revocations", ["expires_at"])
+
+
+def usage() -> None:
+    """Tokens by day."""
+    op.create_table(
+        "usage_days",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("day", sa.Integer(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("turns", sa.BigInteger(), nullable=False),
+        sa.Column("estimated_turns", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cached_tokens", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "owner", "day", "project_id", "model"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("usage_days_by_day", "usage_days", ["day"])
 
 
 def search() -> None:
