@@ -1,0 +1,301 @@
+"""The conversation in a real Chromium: growing answers, branches, tools, the queue, the palette, long sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
+
+from tests.browser.page import answers, connected, open_session, say, words
+from tests.browser.talker import script
+from tests.server import ServerProcess
+
+pytestmark = pytest.mark.browser
+
+CONFIG = """
+[[mcp_servers]]
+name = "time"
+command = ["mcp-server-time"]
+approval = "always"
+"""
+
+ANSWER = """# Waves
+
+The wave equation $\\frac{\\partial^2 u}{\\partial t^2} = c^2 \\nabla^2 u$ says how **fast** it moves.
+
+$$
+u(x, t) = \\sum_{n=1}^{\\infty} b_n \\sin\\left(\\frac{n\\pi x}{L}\\right)
+$$
+
+| mode | frequency |
+|------|----------:|
+| $n=1$ | 440 Hz |
+| $n=2$ | 880 Hz |
+
+```python
+def wave(x: float, t: float) -> float:
+    return sum(b[n] * sin(n * pi * x / L) for n in range(1, 10))
+```
+
+- one [link](https://example.org)
+- two `code`
+
+And a last paragraph, which goes on for a while so that all of the above has settled.
+"""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server with the talker as its model, and a real tool server that asks first."""
+    config = tmp_path / "chatserver.toml"
+    config.write_text(CONFIG)
+    settings = {"scripted": None, "default_model": None, "no_docs": None}
+    flags = ("--config", str(config), "--agent", "tests.browser.talker:reply")
+    async with ServerProcess(tmp_path / "data", settings=settings, flags=flags) as server:
+        yield server
+
+
+@pytest.fixture
+async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
+    """A browser of its own, whose pages must not complain."""
+    context = await chromium.new_context(viewport={"width": 1000, "height": 800})
+    complaints: list[str] = []
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    yield context
+    assert complaints == []
+    await context.close()
+
+
+def messages(page: Page, role: str) -> Locator:
+    return page.locator(f"[data-testid=message][data-role={role}]")
+
+
+async def watch(page: Page, look: str) -> None:
+    """Run that JavaScript at every change of the conversation."""
+    await page.evaluate(
+        f"""() => new MutationObserver(() => {{ {look} }}).observe(
+            document.querySelector('[role=log]'), {{childList: true, subtree: true, characterData: true}})"""
+    )
+
+
+async def test_settled_blocks_keep_their_nodes_while_the_answer_grows(
+    context: BrowserContext, server: ServerProcess, screenshots: Path
+) -> None:
+    """Every element of a settled block is the same object from its settling to the end of the answer."""
+    page = await open_session(context, server, "grow")
+    # Remembers, at every change, the elements of all blocks but the last two, and counts those that were replaced.
+    await watch(
+        page,
+        """
+        window.known ??= new Map();
+        window.replaced ??= [];
+        for (const [block, elements] of known)
+            if (!block.isConnected || elements.some((e) => !e.isConnected)) replaced.push(block.textContent);
+        for (const block of [...document.querySelectorAll('[data-role=assistant] .markdown > *')].slice(0, -2))
+            if (!known.has(block))  // what colours code and sets formulas does so when it is loaded
+                known.set(block, [...block.querySelectorAll('*')].filter((e) => !e.closest('pre, .math')));
+        """,
+    )
+    await say(page, script(ANSWER, pieces=150, every_ms=8))
+    await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+    assert await page.evaluate("window.known.size") >= 5
+    assert await page.evaluate("window.replaced") == []
+    answer = answers(page, "completed")
+    await expect(answer.locator(".katex")).to_have_count(4)
+    await expect(answer.locator(".hljs-keyword").first).to_have_text("def")
+    await expect(answer.locator("figcaption")).to_contain_text("python")
+    await page.screenshot(path=screenshots / "conversation-answer.png")
+
+
+async def test_nothing_that_is_forming_flashes(context: BrowserContext, server: ServerProcess) -> None:
+    """Fences, table rows and formulas appear as what they are, never first as their source."""
+    page = await open_session(context, server, "forming")
+    await watch(
+        page,
+        """
+        window.flashed ??= [];
+        const paragraphs = [...document.querySelectorAll('[data-role=assistant] .markdown p')];
+        const text = paragraphs.map((p) => p.innerText).join(' ');
+        for (const source of ['```', '|--', '$$', '| mode', '](http', '**'])
+            if (text.includes(source)) flashed.push(text);
+        """,
+    )
+    await say(page, script(ANSWER, pieces=250, every_ms=6))
+    await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+    assert await page.evaluate("window.flashed") == []
+
+
+async def test_versions_of_a_message_and_of_its_answer(
+    context: BrowserContext, server: ServerProcess, screenshots: Path
+) -> None:
+    """Edit makes a branch, the arrows lead back, another answer stands beside the first, in both of the tabs."""
+    page = await open_session(context, server, "tree")
+    other = await open_session(context, server, "tree")
+    await say(page, "first question")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await page.get_by_test_id("composer").press("ArrowUp")
+    edit = page.get_by_test_id("edit-text")
+    await expect(edit).to_have_value("first question")
+    await edit.fill("second question")
+    await page.screenshot(path=screenshots / "conversation-edit.png")
+    await edit.press("Enter")
+    for tab in (page, other):
+        await expect(messages(tab, "user").get_by_test_id("content")).to_have_text(["second question"])
+        await expect(messages(tab, "assistant").get_by_test_id("content")).to_have_text(["second question"])
+        await expect(messages(tab, "user").get_by_test_id("versions")).to_contain_text("2/2")
+    await page.screenshot(path=screenshots / "conversation-versions.png")
+    await messages(page, "user").get_by_test_id("version-before").click()
+    for tab in (page, other):
+        await expect(messages(tab, "assistant").get_by_test_id("content")).to_have_text(["first question"])
+    await messages(other, "assistant").get_by_test_id("regenerate").click()
+    for tab in (page, other):
+        await expect(messages(tab, "assistant").get_by_test_id("versions")).to_contain_text("2/2")
+    await messages(page, "assistant").get_by_test_id("fork").click()
+    await expect(page.get_by_test_id("session-id")).not_to_have_text("tree")
+    await connected(page)
+    await expect(messages(page, "assistant").get_by_test_id("content")).to_have_text(["first question"])
+    await expect(other.get_by_test_id("session-id")).to_have_text("tree")
+
+
+async def test_a_rating_survives_a_reload(context: BrowserContext, server: ServerProcess) -> None:
+    """Up, a comment, and off again."""
+    page = await open_session(context, server, "rate")
+    await say(page, "hello")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await page.get_by_test_id("rate-up").click()
+    await page.get_by_test_id("feedback-comment").fill("to the point")
+    await page.get_by_test_id("feedback-send").click()
+    await expect(messages(page, "assistant")).to_contain_text("to the point")
+    await page.reload()
+    await expect(page.get_by_test_id("rate-up")).to_have_attribute("aria-pressed", "true")
+    await expect(messages(page, "assistant")).to_contain_text("to the point")
+    await page.get_by_test_id("rate-up").click()
+    await expect(page.get_by_test_id("rate-up")).to_have_attribute("aria-pressed", "false")
+
+
+async def test_a_failed_answer_can_be_tried_again(context: BrowserContext, server: ServerProcess) -> None:
+    """The error is told, and a press gives another answer."""
+    page = await open_session(context, server, "fail")
+    await say(page, json.dumps({"say": ["Half of it"], "fail": "the model went away"}))
+    await expect(answers(page, "failed")).to_have_count(1)
+    await expect(answers(page, "failed").get_by_test_id("failed")).not_to_be_empty()
+    await answers(page, "failed").get_by_test_id("regenerate").click()
+    await expect(answers(page, "failed").get_by_test_id("versions")).to_contain_text("2/2")
+
+
+async def test_a_tool_approved_for_the_session_is_asked_about_once(
+    context: BrowserContext, server: ServerProcess, screenshots: Path
+) -> None:
+    """Always approves this call and later ones, over a reload, in this session and this tab only."""
+    page = await open_session(context, server, "always")
+    call = script("", reason="Which time is it?", tool=["time", "get_current_time", {"timezone": "Asia/Tokyo"}])
+    await say(page, call)
+    await expect(page.get_by_test_id("approve-always")).to_be_visible(timeout=20_000)
+    await page.screenshot(path=screenshots / "conversation-approval.png")
+    await page.get_by_test_id("approve-always").click()
+    await expect(answers(page, "completed")).to_have_count(1, timeout=20_000)
+    await page.reload()
+    await connected(page)
+    await say(page, call)
+    await expect(answers(page, "completed")).to_have_count(2, timeout=20_000)
+    tools = page.get_by_test_id("tool")
+    await expect(tools).to_have_count(2)
+    await tools.nth(1).locator("summary").click()
+    await expect(tools.nth(1)).to_contain_text('"timezone": "Asia/Tokyo"')
+    await expect(tools.nth(1)).to_contain_text("datetime")
+    await page.get_by_test_id("disallow").last.click()
+    await say(page, call)
+    await page.get_by_test_id("deny").click(timeout=20_000)
+    await expect(page.get_by_test_id("tool").nth(2)).to_have_attribute("data-status", "failed")
+
+
+async def test_the_queue_the_stop_and_the_message_that_will_not_wait(
+    context: BrowserContext, server: ServerProcess, screenshots: Path
+) -> None:
+    """Queued messages can be edited and withdrawn, Ctrl+Enter interrupts, Esc stops; the focus never goes."""
+    page = await open_session(context, server, "queue")
+    endless = script("word ", every_ms=10, times=5000)
+    composer = page.get_by_test_id("composer")
+    await say(page, endless)
+    await expect(answers(page, "streaming")).to_have_count(1)
+    await composer.fill("waits")
+    await composer.press("Enter")
+    await composer.fill("waits too")
+    await composer.press("Enter")
+    await expect(page.get_by_test_id("queued")).to_have_count(2)
+    await page.screenshot(path=screenshots / "conversation-queue.png")
+    await page.get_by_test_id("queue-edit").first.click()
+    await expect(page.get_by_test_id("queued")).to_have_count(1)
+    await expect(composer).to_have_value("waits")
+    await expect(composer).to_be_focused()
+    await composer.fill("will not wait")
+    await composer.press("Control+Enter")
+    await expect(answers(page, "interrupted")).to_have_count(1)
+    await expect(answers(page, "completed")).to_have_count(2)
+    said = await words(page)
+    assert said.index("will not wait") < said.index("waits too")
+    await say(page, endless)
+    await expect(answers(page, "streaming")).to_have_count(1)
+    await composer.press("Escape")
+    await expect(answers(page, "interrupted")).to_have_count(2)
+    await expect(composer).to_be_focused()
+
+
+async def test_a_slash_offers_commands_and_tools(
+    context: BrowserContext, server: ServerProcess, screenshots: Path
+) -> None:
+    """By the keyboard alone: choose, fill the form made from the schema, run, use the result; and add a note."""
+    page = await open_session(context, server, "slash")
+    await say(page, "hello")
+    await expect(answers(page, "completed")).to_have_count(1)
+    composer = page.get_by_test_id("composer")
+    await composer.press_sequentially("/time.get")
+    await expect(page.get_by_test_id("palette").get_by_role("option")).to_have_count(1, timeout=20_000)
+    await page.screenshot(path=screenshots / "conversation-palette.png")
+    await composer.press("Enter")
+    await page.keyboard.type("Europe/Berlin")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_test_id("palette-result")).to_contain_text("Europe/Berlin", timeout=20_000)
+    await page.screenshot(path=screenshots / "conversation-palette-result.png")
+    await page.keyboard.press("Escape")
+    await expect(composer).to_be_focused()
+    await composer.press_sequentially("/sys")
+    await composer.press("Enter")
+    await page.keyboard.type("The network was switched.")
+    await page.get_by_test_id("palette-run").click()
+    await expect(messages(page, "system")).to_contain_text("The network was switched.")
+    # A slash that is no choice is a message.
+    await composer.fill("/nothing of the kind")
+    await composer.press("Enter")
+    await expect(answers(page, "completed")).to_have_count(2)
+
+
+SHIFTS = """() => {
+    window.shift = 0;
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+    }).observe({ type: 'layout-shift' });
+}"""
+
+
+async def test_an_answer_that_grows_shifts_nothing_and_leaves_the_reader_in_peace(
+    context: BrowserContext, server: ServerProcess
+) -> None:
+    """Whoever has scrolled up stays there, and nothing in sight moves that did not grow."""
+    page = await open_session(context, server, "still")
+    await say(page, "line\n" * 100)
+    await expect(answers(page, "completed")).to_have_count(1)
+    await say(page, script(ANSWER * 3, pieces=300, every_ms=8))
+    await expect(answers(page, "streaming")).to_have_count(1)
+    await page.locator("[role=log]").hover()
+    await page.mouse.wheel(0, -700)
+    await expect(page.get_by_test_id("jump")).to_be_visible()
+    await page.evaluate(SHIFTS)
+    top = await page.evaluate("document.querySelector('[role=log]').scrollTop")
+    await expect(answers(page, "completed")).to_have_count(2, timeout=30_000)
+    assert await page.evaluate("document.querySelector('[role=log]').scrollTop") == top
+    assert await page.evaluate("window.shift") < 0.01
