@@ -13,7 +13,6 @@ What a turn does between start and end is turn_life.py's; it knows no HTTP, no o
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -37,17 +36,13 @@ from chatserver.session_changes import SessionChanges, check_there, new_message
 from chatserver.session_deletion import SessionDeletion
 from chatserver.session_manager import SessionManager
 from chatserver.session_rules import check_project
-from chatserver.store.base import SessionKey, Store, StoredTurn
+from chatserver.store.base import Store, StoredTurn
 from chatserver.tasks import Supervisor
-from chatserver.turn_ends import TERMINAL_RETRY_SECONDS, TurnEnds
+from chatserver.turn_ends import TurnEnds
 from chatserver.turn_life import ResolveModel, TurnLife
 from chatserver.turn_queue import TurnQueue
+from chatserver.turn_upkeep import END_SECONDS, TurnUpkeep
 from chatserver.under_way import UnderWay
-
-# How long a queued turn that finds the server full, or the store away, waits before it is tried again.
-RESUME_SECONDS = 0.5
-# A stop and a drain wait for turns to end; a turn's end waits for the store at most so long, and then ends.
-END_SECONDS = TERMINAL_RETRY_SECONDS + 1
 
 
 class TurnRunner:
@@ -75,8 +70,6 @@ class TurnRunner:
         self._settings = settings
         self._clock = clock
         self._store = store
-        self._manager = manager
-        self._supervisor = supervisor
         self._log = log
         self._quotas = quotas
         self._under_way = UnderWay(supervisor, manager)
@@ -87,7 +80,7 @@ class TurnRunner:
         self._adoption = SessionAdoption(clock, store, manager)
         self._deletion = SessionDeletion(settings, store, manager, servers, self._ends, self._queue)
         pace = FlushPace(settings.flush_interval_seconds, settings.flush_interval_busy_seconds)
-        self._checkpoints = Checkpoints(store, pace, log)
+        checkpoints = Checkpoints(store, pace, log)
         self._life = TurnLife(
             settings,
             clock,
@@ -100,10 +93,23 @@ class TurnRunner:
             self._under_way,
             self._ends,
             self.branches,
-            self._checkpoints,
+            checkpoints,
             pace,
             on_end=self._start_next,
             on_ended=on_ended,
+        )
+        self._upkeep = TurnUpkeep(
+            settings,
+            clock,
+            store,
+            manager,
+            supervisor,
+            log,
+            self._under_way,
+            self._ends,
+            self._queue,
+            checkpoints,
+            start_next=self._start_next,
         )
 
     @property
@@ -296,69 +302,16 @@ class TurnRunner:
         """Give all sessions of one owner to another; see `SessionAdoption`."""
         return await self._under_way.protect(None, self._adoption.adopt(tenant, from_owner, to_owner), "adopt")
 
-    # --- start, checkpoints, stop ---
+    # --- start, checkpoints, stop: see TurnUpkeep ---
 
     async def recover(self) -> int:
         """Once, at start: end what a crash left running and take up what it left queued; how many were ended."""
-        found = await self._store.recover(self._clock.now())
-        if found.queued:
-            self._supervisor.start(self._resume_queues(found.queued), "resume-queues")
-        return found.interrupted
-
-    async def _resume_queues(self, keys: tuple[SessionKey, ...]) -> None:
-        waiting = deque(keys)
-        while waiting and not self.draining:
-            if self.running >= self._settings.max_running_turns:
-                await self._clock.sleep(RESUME_SECONDS)
-                continue
-            key = waiting.popleft()
-            try:
-                live = await self._manager.pin(key)
-            except ChatServerError as error:  # one that can't be read now must not hold up the others
-                self._log.error("queue_not_resumed", code=error.narrow_code)
-                waiting.append(key)
-                await self._clock.sleep(RESUME_SECONDS)
-                continue
-            if live is None:
-                continue
-            try:
-                async with live.lock:
-                    await self._start_next(live)
-            finally:
-                self._manager.unpin(live)
+        return await self._upkeep.recover()
 
     async def checkpoints(self) -> None:
         """Checkpoint all running turns for ever; owned by the application. Cancelling is safe."""
-        while True:
-            await self._clock.sleep(self._settings.checkpoint_interval_seconds)
-            await self._checkpoints.commit(*self._under_way.runs)
-            await self._catch_up()
-
-    async def _catch_up(self) -> None:
-        """Do what failed before: commit the ends of turns that are told but not saved, start queues that rest."""
-        for live in {*self._ends.unsaved, *self._queue.resting}:
-            if live.lock.locked():
-                continue  # whoever holds it may wait long for the store; the other turns' checkpoints must not
-            async with live.lock:
-                try:
-                    await self._ends.settle(live)
-                except ChatServerError:
-                    return  # one that fails tells for all
-                except Exception as error:  # the turn's border: what can't be saved must not stop the checkpoints
-                    self._log.error("turn_end_not_saved", turn_id=live.unsaved.turn_id, exc_info=error)
-                    continue
-                await self._start_next(live)
+        await self._upkeep.run()
 
     async def drain(self, seconds: float) -> None:
         """Accept nothing new, give running turns `seconds`, then interrupt and commit them. Idempotent."""
-        under_way = self._under_way
-        under_way.draining = True
-        if not await under_way.until_idle(seconds):
-            self._log.info("drain_interrupts", turns=self.running)
-        under_way.closing = True
-        for run in list(under_way.runs):
-            run.finish("interrupted")
-        await under_way.until_idle(END_SECONDS)
-        await self._catch_up()
-        if self._ends.unsaved:
-            self._log.error("turn_ends_lost", turns=len(self._ends.unsaved))
+        await self._upkeep.drain(seconds)
