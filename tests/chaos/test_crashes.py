@@ -28,6 +28,31 @@ async def test_a_killed_server_loses_nothing_it_acknowledged(tmp_path: Path) -> 
             assert counted["acknowledged_turns"] > 0
 
 
+async def test_a_server_killed_while_it_answers_anew_keeps_both_answers(tmp_path: Path) -> None:
+    """The new one as an interrupted sibling; the first is one choice away. An edit that waited goes on."""
+    async with story_server(tmp_path / "data") as server, Checker(server.base_url) as checker:
+        async with checker.follow("s") as stream:
+            await checker.send("s", story(1000, 20, "the first"))
+            await stream.until_type("text.delta")
+            question, first = (await checker.interrupt("s"))["messages"]
+            again = await checker.regenerate("s", first["id"])
+            waiting = await checker.edit("s", question["id"], story(3, 0, "edited"), on_busy="queue")
+            await stream.until_type("text.delta")
+            await server.kill9()
+        checker.close()
+        checker.base_url = await server.start()
+        state = await checker.settle("s")
+        assert [m["content"] for m in state["messages"][:1]] == [story(3, 0, "edited")]
+        assert state["messages"][1]["status"] == "completed"
+        messages, _ = await checker.all_messages(state)
+        answers = [m for m in messages.values() if m["parent_id"] == question["id"]]
+        assert [m["status"] for m in answers] == ["interrupted"] * 2
+        assert {a for m in answers for a in m["siblings"]} == {m["id"] for m in answers}
+        assert messages[first["id"]]["content"] == first["content"]
+        assert {again.turn_id, waiting.turn_id} <= checker.history("s").acknowledged.keys()
+        await checker.verify()
+
+
 async def test_a_stopped_server_ends_every_turn_and_says_goodbye(tmp_path: Path) -> None:
     """SIGTERM while clients are at work, with half a second to drain; the campaign does twenty whole ones."""
     async with sigterm.opened(tmp_path, drain_seconds=0.5) as one:
