@@ -21,7 +21,9 @@ from chatserver.store.base import (
     SessionSummary,
     Store,
 )
+from chatserver.store.usage_records import UsageRow
 from chatserver.transfer_source import Export, begin_export
+from chatserver.usage import day_of
 
 # Messages that reading a whole conversation holds at once.
 PAGE_MESSAGES = 200
@@ -75,6 +77,15 @@ class SessionLists:
         check_project_id(project_id)
         principal = caller.principal
         return await self._store.session_stats(principal.tenant, principal.owner, project_id, self._clock.now())
+
+    async def project_usage(self, caller: Caller, project_id: str) -> tuple[UsageRow, ...]:
+        """P6: what the caller's turns in the project have used, as far back as that is kept."""
+        check_project_id(project_id)
+        principal = caller.principal
+        if principal.owner is None:  # the store counts all callers without identity together
+            return ()
+        today = day_of(self._clock.now())
+        return await self._store.usage(principal.tenant, principal.owner, 0, today, project_id=project_id)
 
     async def messages(self, live: LiveSession, *, offset: int, limit: int) -> tuple[Message, ...]:
         """P4: a page of the active branch, oldest first; a running answer as it stands now. Raises NotFound."""

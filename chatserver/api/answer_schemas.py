@@ -315,6 +315,7 @@ class ProjectStats(TypedDict):
     total_messages: int
     average_messages_per_session: float
     sessions_by_project: dict[str, int]
+    tokens: UsageTotal
     updated_at: str | None
 
 

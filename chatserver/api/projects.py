@@ -19,6 +19,7 @@ from chatserver.api.records import cursor_of, message_wire, place_of, session_wi
 from chatserver.api.services import services
 from chatserver.clock import rfc3339
 from chatserver.message import Message
+from chatserver.quotas import summed
 from chatserver.store.base import SessionRecord
 
 
@@ -49,7 +50,9 @@ async def list_projects(request: web.Request) -> web.Response:
 
 async def stats(request: web.Request) -> web.Response:
     """`GET /api/projects/{project_id}/stats`: the caller's sessions of the project in numbers."""
-    found = await services(request).sessions.lists.session_stats(caller_of(request), _project(request))
+    caller, lists = caller_of(request), services(request).sessions.lists
+    found = await lists.session_stats(caller, _project(request))
+    used = await lists.project_usage(caller, _project(request))
     return json_response(
         {
             "project_id": _project(request),
@@ -58,6 +61,7 @@ async def stats(request: web.Request) -> web.Response:
             "total_messages": found.total_messages,
             "average_messages_per_session": found.average_messages_per_session,
             "sessions_by_project": found.sessions_by_project,
+            "tokens": summed(used),
             "updated_at": None if found.updated_at is None else rfc3339(found.updated_at),
         }
     )

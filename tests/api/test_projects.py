@@ -399,6 +399,15 @@ async def test_get_session_stats_for_project(person: Person) -> None:
     assert (stats["total_sessions"], stats["active_sessions"], stats["total_messages"]) == (2, 1, 5)
     assert stats["average_messages_per_session"] == 2.5
     assert stats["sessions_by_project"] == {"p": 2}
+    assert stats["tokens"]["turns"] == 0
+    async with Checker(person.api.server.url, headers=person.headers) as checker:
+        await checker.send(archived["id"], "/say some words that take tokens")
+        await checker.settle(archived["id"])
+    _, stats = await person.ask("GET", "/api/projects/p/stats")
+    tokens = stats["tokens"]
+    assert tokens["turns"] == 1
+    assert tokens["total_tokens"] == tokens["prompt_tokens"] + tokens["completion_tokens"] > 0
+    assert (await person.ask("GET", "/api/projects/q/stats"))[1]["tokens"]["total_tokens"] == 0
     _, nothing = await person.ask("GET", "/api/projects/empty/stats")
     assert (nothing["total_sessions"], nothing["average_messages_per_session"]) == (0, 0)
 
