@@ -22,6 +22,7 @@ QUESTIONS = {
     "flatness": "benchmarks.flatness",
     "upstream": "benchmarks.upstream",
     "end-to-end": "benchmarks.end_to_end",
+    "records": "benchmarks.records",
 }
 
 

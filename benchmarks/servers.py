@@ -96,19 +96,21 @@ class Server:
 
 
 @asynccontextmanager
-async def running(kind: Kind) -> AsyncIterator[Server]:
-    """Start a server on empty data, pinned to its core; leaving ends it.
+async def running(kind: Kind, data: Path | None = None) -> AsyncIterator[Server]:
+    """Start a server pinned to its core; leaving ends it.
 
+    Args:
+        data: its data directory, which stays; an empty one, which does not, where None.
     Raises:
         RuntimeError: it did not get ready; the end of its output is in the text.
     """
-    data = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     command = [sys.executable, *kind.command]
     if kind.command[1] == "chatserver":
-        command += ["--data-dir", str(data / "data")]
+        command += ["--data-dir", str(data or folder / "data")]
     env = {n: v for n, v in os.environ.items() if not n.startswith(("CHATSERVER_", "OPENAI_", "PYTHON"))}
     env |= {f"CHATSERVER_{name.upper()}": str(value) for name, value in kind.settings.items()}
-    log_path = data / "log"
+    log_path = folder / "log"
     with log_path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, env=env, cwd=ROOT
@@ -122,7 +124,7 @@ async def running(kind: Kind) -> AsyncIterator[Server]:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _ready(process: asyncio.subprocess.Process, log_path: Path) -> str:

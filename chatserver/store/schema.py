@@ -78,14 +78,14 @@ ROW_COLUMNS = tuple(c.name for c in sessions.c if c.name != "look_at")
 # A person's sessions, newest first, all and by project (spec P2, U2), with what lists and sums look at, so that they
 # read the index alone. A session without an owner is in no list, and costs them nothing.
 _owned = sessions.c.owner.is_not(None)
-_looked_at = ("is_active", "expires_at", "message_count", "number", "indexed_seq")
-for _name, _order in (
-    ("sessions_by_owner", ("updated_at", "session_id")),
-    ("sessions_by_owner_and_project", ("project_id", "updated_at", "session_id")),
+_looked_at = ("updated_at", "session_id", "is_active", "expires_at", "message_count", "number")
+for _name, _columns in (
+    ("sessions_by_owner", (*_looked_at, "indexed_seq")),
+    ("sessions_by_owner_and_project", ("project_id", *_looked_at)),
 ):
     Index(
         _name,
-        *(sessions.c[column] for column in ("tenant", "owner", *_order, *_looked_at)),
+        *(sessions.c[column] for column in ("tenant", "owner", *_columns)),
         sqlite_where=_owned,
         postgresql_where=_owned,
     )

@@ -15,7 +15,7 @@ import pytest
 
 from chatserver.config import Settings
 from chatserver.errors import StoreCorrupt, StoreFull, StoreUnavailable
-from chatserver.store.base import SessionKey, SessionRecord, Started
+from chatserver.store.base import SessionFilter, SessionKey, SessionRecord, Started
 from chatserver.store.sql import SqlStore, open_store
 from chatserver.store.transaction import Transaction
 from tests.store.build import EXPIRES, KEY, NOW, conversation, finish, message, record, run_turn, start, texts_of
@@ -183,6 +183,32 @@ async def test_a_full_disk_is_told_and_everything_goes_on_when_space_returns(dis
     await store.finish_turn(finish(running, large))
     assert isinstance(await store.start_turn(start(KEY, large)), Started)
     await store.ready()
+    await store.close()
+    consistent(disk.path)
+
+
+@pytest.mark.parametrize("folder", DISKS, indirect=True)
+async def test_on_a_full_disk_a_search_finds_what_is_indexed(disk: Disk) -> None:
+    """And the rest when there is space again."""
+    store, where = disk.store, SessionFilter("t", "user:1", NOW, query="needle")
+    many_words = " ".join(f"word{n}" for n in range(8_000))
+
+    async def add(session_id: str, text: str) -> None:
+        key = SessionKey("t", session_id)
+        create = record(key, owner="user:1")
+        await store.add_message(key, message(text), create=create, new_fence=True, expires_at=EXPIRES, now=NOW)
+
+    async def found() -> set[str]:
+        return {s.record.key.session_id for s in await store.list_sessions(where, limit=9)}
+
+    await add("first", "needle")
+    assert await found() == {"first"}
+    await add("second", f"needle {many_words}")
+    disk.fill()
+
+    assert await found() == {"first"}
+    disk.free()
+    assert await found() == {"first", "second"}
     await store.close()
     consistent(disk.path)
 

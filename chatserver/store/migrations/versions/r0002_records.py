@@ -40,14 +40,15 @@ def lists() -> None:
     op.create_index("sessions_by_look", "sessions", ["look_at"])
     op.drop_index("sessions_by_owner", "sessions")
     op.drop_index("sessions_by_project", "sessions")
-    for name, order in (
-        ("sessions_by_owner", ["updated_at", "session_id"]),
-        ("sessions_by_owner_and_project", ["project_id", "updated_at", "session_id"]),
+    looked_at = ["updated_at", "session_id", "is_active", "expires_at", "message_count", "number"]
+    for name, columns in (
+        ("sessions_by_owner", [*looked_at, "indexed_seq"]),
+        ("sessions_by_owner_and_project", ["project_id", *looked_at]),
     ):
         op.create_index(
             name,
             "sessions",
-            ["tenant", "owner", *order, "is_active", "expires_at", "message_count", "number", "indexed_seq"],
+            ["tenant", "owner", *columns],
             sqlite_where=sa.text("owner IS NOT NULL"),
             postgresql_where=sa.text("owner IS NOT NULL"),
         )
