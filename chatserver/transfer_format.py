@@ -20,6 +20,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from chatserver.agents import json_border
 from chatserver.clock import rfc3339
 from chatserver.message import Message
 from chatserver.principal import PUBLIC_TENANT
@@ -314,11 +315,10 @@ def _agree(value: str | None, expected: str, name: str) -> None:
 
 
 def _load(raw: bytes, name: str) -> Any:
-    """JSON that can be written again: orjson reads deeper than it writes."""
+    """JSON that can be written again, also inside of an answer: orjson reads deeper than it writes."""
     try:
-        value = orjson.loads(raw)
-        orjson.dumps(value)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
+        value = json_border.shallow(orjson.loads(raw), raw)
+    except ValueError as error:  # also what orjson raises
         raise Unreadable(f"{name}: {str(error)[:100]}") from None
     return value
 

@@ -63,6 +63,23 @@ def _finite(value: int) -> float | None:
         return None
 
 
+def shallow(value: Any, source: bytes) -> Any:
+    """The value, which orjson read from `source`, where it can be written again, also as a part of something else.
+
+    Raises:
+        ValueError: nested deeper than `MAX_DEPTH`.
+    """
+    if source.count(b"[") + source.count(b"{") <= MAX_DEPTH:
+        return value
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for several in inner for each in several if isinstance(each, dict | list)]
+        if not level:
+            return value
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
 def loads(data: bytes | str) -> Any:
     """Read JSON as a model's endpoint writes it: invalid UTF-8, lone surrogates and NaN are mended, not refused.
 

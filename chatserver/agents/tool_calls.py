@@ -124,7 +124,8 @@ def _arguments(text: str) -> dict[str, Any] | None:
         return {}
     try:
         value = json_border.loads(text)
-        json_border.dumps(value)  # deeper than can be written is as bad as unreadable
+        # Deeper than can be written is as bad as unreadable.
+        json_border.shallow(value, text.encode("utf-8", "replace"))
     except ValueError:
         return None
     if value is None:

@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from chatserver.agents import json_border
 from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.errors import (
@@ -63,11 +64,13 @@ async def read_body(request: web.Request, model: type[M]) -> M:
 
 
 def load_json(raw: bytes) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates, at most 1024 levels. Raises InvalidRequest."""
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no lone surrogates, not too deep to be written. Raises InvalidRequest."""
     try:
-        return orjson.loads(raw)
+        return json_border.shallow(orjson.loads(raw), raw)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not JSON: {error.msg} (byte {error.pos})", code="invalid_json") from None
+    except ValueError as error:
+        raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
 
 
 def parse(model: type[M], value: Any, loc: tuple[str, ...] = ()) -> M:

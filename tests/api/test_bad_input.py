@@ -258,3 +258,19 @@ async def test_connections_are_capped(serve: Serve) -> None:
                     break
             except OSError:
                 continue
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(190, 201), (202, 400), (253, 400), (1000, 400)])
+async def test_json_that_is_too_deep_to_be_answered_is_refused(api: Api, depth: int, expected: int) -> None:
+    """orjson reads deeper than it writes: what came in must fit into every answer that holds it, lists too."""
+    body = '{"session_id": "deep", "metadata": ' + '{"a":' * (depth - 1) + "1" + "}" * depth
+
+    status, answer, _ = await api.call(
+        "POST", "/api/session/create", data=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert status == expected, answer
+    if expected == 400:
+        assert answer["code"] == "invalid_json"
+    else:
+        assert (await api.get("/api/projects/default/sessions/deep/full"))[0] == 200

@@ -344,12 +344,16 @@ def _from_files(root: Path, whole: WholeSession, tenant: str) -> WholeSession:
         folder = metadata.parent
         if folder.name not in (key.session_id, safe_name(key.session_id)):
             continue
+        project = folder.parent.parent.name if folder.parent.parent != root else "flat"
+        if project not in (whole.record.project_id, safe_name(whole.record.project_id)):
+            continue
+        if any(part.startswith(".") for part in metadata.relative_to(root).parts):
+            continue
         files = metadata, folder / "messages.json"
         if any(p.is_symlink() for p in (*files, *metadata.parents)):
             continue
         if any(not p.is_file() or p.stat().st_size > FILE_BYTES for p in files):
             continue
-        project = folder.parent.parent.name if folder.parent.parent != root else "flat"
         try:
             place = Place(project, folder.name, metadata.stat().st_mtime)
             found = read(*(p.read_bytes() for p in files), place, expires_at=EXPIRES)
