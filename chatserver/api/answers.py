@@ -29,3 +29,8 @@ def state_response(request: web.Request, live: LiveSession, *, status: int = 200
 def tell_session(request: web.Request, live: LiveSession) -> None:
     """Have the answer name the session (spec S1)."""
     request[SESSION_ID] = live.key.session_id
+
+
+def tell_session_id(request: web.Request, session_id: str) -> None:
+    """The same, of a session that is no more; its id has been found valid."""
+    request[SESSION_ID] = session_id

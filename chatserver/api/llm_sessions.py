@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from chatserver.api.answers import json_response, tell_session
+from chatserver.api.answers import json_response, tell_session, tell_session_id
 from chatserver.api.reading import caller_of, explicit_session_id, read_body, read_query
 from chatserver.api.record_schemas import MAX_PAGE, LlmCreateBody, LlmGetQuery, LlmListQuery, LlmUpdateBody
 from chatserver.api.records import message_wire, session_wire
@@ -103,4 +103,5 @@ async def delete(request: web.Request) -> web.Response:
     deleted = await services(request).sessions.delete_session(
         caller_of(request), session_id, force=True, missing_ok=True
     )
+    tell_session_id(request, session_id)
     return json_response({"success": True, "session_id": session_id, "deleted": deleted})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
-from chatserver.api.answers import json_response, tell_session
+from chatserver.api.answers import json_response, tell_session, tell_session_id
 from chatserver.api.reading import caller_of, explicit_session_id, read_body, read_query
 from chatserver.api.record_schemas import (
     DeleteQuery,
@@ -121,6 +121,7 @@ async def delete(request: web.Request) -> web.Response:
     await services(request).sessions.delete_session(
         caller_of(request), session_id, project_id=_project(request), force=query.force, missing_ok=False
     )
+    tell_session_id(request, session_id)
     return json_response({"message": "Session deleted successfully", "session_id": session_id})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from chatserver.api.answers import json_response, tell_session
+from chatserver.api.answers import json_response, tell_session, tell_session_id
 from chatserver.api.reading import SESSION_COOKIE, caller_of, explicit_session_id, read_body, session_id_of
 from chatserver.api.record_schemas import CreateBody, ModelBody
 from chatserver.api.records import session_wire, set_session_cookie
@@ -112,6 +112,7 @@ async def delete(request: web.Request) -> web.Response:
     deleted = await services(request).sessions.delete_session(
         caller_of(request), session_id, force=True, missing_ok=True
     )
+    tell_session_id(request, session_id)
     response = json_response({"session_id": session_id, "deleted": deleted})
     if request.cookies.get(SESSION_COOKIE) == session_id:
         response.del_cookie(SESSION_COOKIE, path="/")

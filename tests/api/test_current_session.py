@@ -388,6 +388,7 @@ async def test_delete_ends_the_turn_and_the_streams_at_once_and_is_idempotent(ap
         status, answer, headers = await api.call("DELETE", "/api/session", headers={"Cookie": "session_id=s"})
         assert (status, answer) == (200, {"session_id": "s", "deleted": True})
         assert 'session_id=""' in headers["Set-Cookie"]
+        assert headers["X-Session-ID"] == "s"
         await stream.until(lambda e: e.type == "session.deleted")
     status, answer, _ = await api.call("DELETE", "/api/session?session_id=s")
     assert (status, answer["deleted"]) == (200, False)

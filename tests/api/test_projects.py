@@ -217,8 +217,10 @@ async def test_delete_session_requires_project_id(person: Person) -> None:
 async def test_delete_session(person: Person) -> None:
     """An empty one needs no force; it is gone from everywhere."""
     session = await person.session()
-    status, answer = await person.ask("DELETE", f"/api/projects/p/sessions/{session['id']}")
+    path = f"/api/projects/p/sessions/{session['id']}"
+    status, answer, headers = await person.api.call("DELETE", path, headers=person.headers)
     assert (status, answer["message"]) == (200, "Session deleted successfully")
+    assert headers["X-Session-ID"] == session["id"]
     assert await person.refused("GET", f"/api/projects/p/sessions/{session['id']}") == (404, "session_not_found")
     assert await person.list("?include_inactive=true") == []
 
