@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -171,6 +172,21 @@ async def test_sessions_are_searched_by_what_was_said_in_them(chromium: Browser,
     await expect(page.get_by_test_id("list-empty")).to_contain_text("quinces")
     await page.keyboard.press("Escape")
     await expect(rows(page)).to_have_count(2)
+
+
+async def test_a_session_is_saved_as_a_file(chromium: Browser, server: ServerProcess) -> None:
+    """As Markdown, to read, and as JSON, to bring back."""
+    page = await open_session(await chromium.new_context(), server, "kept")
+    await say(page, "canary to keep")
+    await expect(answers(page, "completed")).to_have_count(1)
+    for form in ("markdown", "json"):
+        await rows(page).hover()
+        await rows(page).get_by_test_id("session-menu").click()
+        async with page.expect_download() as saved:
+            await page.get_by_test_id(f"menu-{form}").click()
+        kept = await asyncio.to_thread(Path(await (await saved.value).path()).read_text)
+        assert "canary to keep" in kept
+    await connected(page)
 
 
 async def test_projects_are_folders_of_the_list(chromium: Browser, server: ServerProcess) -> None:

@@ -75,6 +75,11 @@ export class Records {
     return (await this.#api.request<RecordWire[]>("GET", path)).map(entry);
   }
 
+  /** Where the session can be saved from, as a file. */
+  exportUrl(id: string, format: "json" | "markdown"): string {
+    return `/api/export?${new URLSearchParams({ session_id: id, format })}`;
+  }
+
   projects(): Promise<readonly Project[]> {
     return this.#api.request<Project[]>("GET", "/api/projects");
   }

@@ -114,6 +114,10 @@ export class SessionList {
     await this.#carryOut(() => this.#records.archive(entry.id, archived));
   }
 
+  exportUrl(entry: SessionEntry, format: "json" | "markdown"): string {
+    return this.#records.exportUrl(entry.id, format);
+  }
+
   /** Takes the session out of the list, and deletes it when the time to undo that has passed. */
   remove(entry: SessionEntry): void {
     this.#carryOutDeletion(false); // the one before it has had its time
