@@ -10,6 +10,7 @@ from chatserver.api.access_log import AccessLog
 from chatserver.auth.visitors import load_key
 from chatserver.counts import HttpCounts
 from tests.api.conftest import Api, Serve
+from tests.api.people import add_user, bearer
 
 CANARY = "canary4711"
 
@@ -119,6 +120,29 @@ async def test_nothing_of_a_person_is_in_logs_or_metrics(api: Api) -> None:
     assert visitor.partition(".")[0] not in told
     assert len(lines(api, "request")) > 20
     assert "agent_raised" in logged
+
+
+async def test_users_are_known_by_kind_and_tenant_alone(api: Api) -> None:
+    """Neither name nor id nor token; nor what they said, or what a wrong password was."""
+    await add_user(api, "acme", CANARY)
+    headers = await bearer(api, CANARY, "acme")
+    wrong = {"username": CANARY, "password": f"{CANARY} {CANARY}", "tenant": "acme"}
+    await api.call("POST", "/api/auth/login", json=wrong)
+    _, me, _ = await api.get("/api/auth/me", headers=headers)
+    body = {"session_id": CANARY, "message": CANARY, "project_id": CANARY}
+    await api.call("POST", "/api/chat", json=body, headers=headers)
+    await ended_as(api, CANARY, headers)
+    for path in (f"/api/projects/{CANARY}/stats", "/api/usage", f"/api/llm/sessions?q={CANARY}"):
+        assert (await api.get(path, headers=headers))[0] == 200
+    await api.call("POST", "/api/auth/logout", headers=headers)
+    _, metrics, _ = await api.get("/metrics")
+    told = api.log.getvalue() + metrics
+
+    token = headers["Authorization"].partition(" ")[2]
+    for secret in (CANARY, me["user_id"], token, token.rpartition(".")[2]):
+        assert secret not in told
+    (chat,) = [line for line in lines(api, "request") if line["route"] == "/api/chat"]
+    assert (chat["kind"], chat["tenant"]) == ("user", "acme")
 
 
 async def ended_as(api: Api, session_id: str, headers: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.conftest import Api, Serve
+from tests.api.people import add_user, bearer, disable_user
 from tests.docs_source import DOCS, rows, section
 
 DASHBOARD = DOCS / "operations" / "grafana-dashboard.json"
@@ -151,6 +152,28 @@ async def test_of_two_forwarded_headers_the_proxys_own_counts(serve: Serve) -> N
     headers = [("X-Forwarded-For", "127.0.0.1"), ("X-Forwarded-For", "203.0.113.9")]
 
     assert (await api.get("/metrics", headers=headers))[0] == 403
+
+
+@pytest.mark.parametrize("auth", ["optional", "required"])
+async def test_the_scope_admin_reads_them_from_anywhere(auth: str, serve: Serve) -> None:
+    """Another user does not, nor an admin who is disabled; with `auth = required` a listed address needs no token."""
+    api = await serve(metrics_from=(), auth=auth)
+    await add_user(api, "public", "root", scopes=frozenset({"admin"}))
+    await add_user(api, "public", "ada")
+    admin, user = await bearer(api, "root"), await bearer(api, "ada")
+    for path in ("/metrics", "/api/admin/metrics"):
+        assert (await api.get(path, headers=admin))[0] == 200
+        assert (await api.get(path, headers=user))[0] == 403
+        assert (await api.get(path))[0] == (401 if auth == "required" else 403)
+    await disable_user(api, "public", "root")
+    assert (await api.get("/metrics", headers=admin))[0] == 401
+
+
+async def test_a_listed_address_needs_no_token_where_everybody_else_does(serve: Serve) -> None:
+    """Prometheus has none."""
+    api = await serve(auth="required")
+
+    assert (await api.get("/metrics"))[0] == 200
 
 
 # --- the operations page's data ---

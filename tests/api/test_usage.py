@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.api.conftest import Api, Serve
+from tests.api.people import add_user, bearer
 from tests.api.test_access_log import ended_as
 from tests.api.test_metrics import answered
 
@@ -86,6 +87,20 @@ async def test_a_spent_quota_is_refused_with_the_time_it_begins_anew(serve: Serv
     _, metrics, _ = await api.get("/metrics")
     assert 'chatserver_refusals_total{code="quota_exceeded"} 1.0' in metrics
     assert (await api.get("/api/state?session_id=a", headers=mine))[0] == 200
+
+
+async def test_the_tenant_s_numbers_are_shown_to_its_admins_only(serve: Serve) -> None:
+    """They are the sum of other people's use; that they are used up is told to everybody."""
+    api = await serve(quota_tenant_day_tokens=10)
+    await add_user(api, "public", "root", scopes=frozenset({"admin"}))
+    await add_user(api, "public", "ada")
+    admin, user = await bearer(api, "root"), await bearer(api, "ada")
+    await spend(api, user, "a", 20)
+    reports = [(await api.get("/api/usage", headers=headers))[1] for headers in (admin, user)]
+
+    assert [[q["of"] for q in report["quotas"]] for report in reports] == [["tenant"], []]
+    assert reports[0]["quotas"][0]["used_tokens"] == 22
+    assert reports[0]["exhausted_until"] == reports[1]["exhausted_until"] is not None
 
 
 async def test_an_agent_that_tells_nothing_is_estimated(serve: Serve) -> None:
