@@ -16,7 +16,7 @@ from chatserver.store.base import (
     SessionSummary,
 )
 from chatserver.store.operations import delete_session
-from chatserver.store.recovery import REMEMBER_DELETED_SECONDS
+from chatserver.store.recovery import forget_some_deleted
 from chatserver.store.rows import Row, key_params, record_of
 from chatserver.store.search import matches
 from chatserver.store.transaction import Transaction
@@ -99,8 +99,7 @@ def purge_some(
     tx: Transaction, *, now: float, limit: int, kept_seconds: float, spare: Collection[SessionKey]
 ) -> tuple[tuple[SessionKey, ...], bool]:
     """One transaction of `Store.purge_expired`; also whether more is due."""
-    tx.run(tx.sql.mark_deleted, {"now": now})
-    tx.run(tx.sql.forget_some_deleted, {"before": now - REMEMBER_DELETED_SECONDS, "limit": limit})
+    forget_some_deleted(tx, now=now)
     before = now - kept_seconds
     due = tx.all(tx.sql.due_sessions, {"before": before, "limit": limit})
     purged = []

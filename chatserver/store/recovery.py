@@ -20,15 +20,17 @@ from chatserver.store.transaction import Transaction
 from chatserver.store.usage import add_usage
 from chatserver.usage import usage_of
 
-# How long the fence of a deleted session is remembered, from the first start that finds it. A tab that was away for
-# longer and comes back with an event id of the deleted session would take the new one's events for its continuation.
+# How long the fence of a deleted session is remembered, from the first start or purge that finds it. A tab that was
+# away for longer and comes back with an event id of the deleted session would take the new one's events for its
+# continuation.
 REMEMBER_DELETED_SECONDS = 30 * 86400.0
+# Of them in one transaction: a millisecond or two. Millions may be due at once, a month after as many expired.
+_FORGOTTEN_TOGETHER = 1000
 
 
 def recover(tx: Transaction, *, now: float) -> Recovered:
     sql = tx.sql
-    tx.run(sql.mark_deleted, {"now": now})
-    tx.run(sql.forget_deleted, {"before": now - REMEMBER_DELETED_SECONDS})
+    forget_some_deleted(tx, now=now)
     running = tx.all(sql.all_running, {})
     for tenant, session_id, turn_id, answer_id in running:
         key = SessionKey(tenant, session_id)
@@ -47,6 +49,13 @@ def recover(tx: Transaction, *, now: float) -> Recovered:
         tx.run(sql.next_fence, key_params(key))  # tabs that come back must not take the old end for the present
     queued = tuple(SessionKey(*row) for row in tx.all(sql.all_queued, {}))
     return Recovered(len(running), queued)
+
+
+def forget_some_deleted(tx: Transaction, *, now: float) -> None:
+    """Date what is remembered of sessions deleted since the last call, and forget some of what is old."""
+    tx.run(tx.sql.mark_deleted, {"now": now})
+    before = now - REMEMBER_DELETED_SECONDS
+    tx.run(tx.sql.forget_some_deleted, {"before": before, "limit": _FORGOTTEN_TOGETHER})
 
 
 def with_chunks(answer: Message, bodies: Iterable[bytes]) -> Message:

@@ -98,7 +98,7 @@ deleted_sessions = Table(
     Column("tenant", Text, nullable=False),
     Column("session_id", Text, nullable=False),
     Column("fence", BigInteger, nullable=False),
-    # When a start of the server first found the row; it is dropped some time after that (recovery.py).
+    # When a start or a purge first found the row; it is dropped some time after that (recovery.py).
     Column("found_at", Double),
     PrimaryKeyConstraint("tenant", "session_id"),
     Index("deleted_sessions_by_found", "found_at"),

@@ -324,7 +324,6 @@ class Statements:
         self.mark_deleted = make(
             update(deleted_sessions).where(found_at.is_(None)).values(found_at=_p(found_at, "now"))
         )
-        self.forget_deleted = make(delete(deleted_sessions).where(found_at < _p(found_at, "before")))
 
         self.forget_some_deleted = make(listing_statements.forget_deleted())
 

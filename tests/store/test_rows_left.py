@@ -14,6 +14,7 @@ import pytest
 from chatserver.config import Settings
 from chatserver.store.base import Chunk, SessionFilter, SessionKey, StartTurn
 from chatserver.store.sql import SqlStore, open_store
+from chatserver.store.transaction import Transaction
 from tests.store.build import EXPIRES, KEY, NOW, finish, queued, record, start
 
 TABLES = ("sessions", "messages", "turns", "turn_chunks")
@@ -74,6 +75,28 @@ async def test_a_deleted_session_leaves_no_rows(store: SqlStore) -> None:
 
     assert await rows(store, *TABLES) == [0, 0, 0, 0]
     assert await rows(store, "deleted_sessions") == [1]
+
+
+async def test_what_is_remembered_of_deleted_sessions_goes_in_portions(store: SqlStore) -> None:
+    """A month after millions expired, neither a start nor a purge takes them all at once, and none stays for good."""
+
+    def remember(tx: Transaction) -> None:
+        tx.connection.executemany(
+            "INSERT INTO deleted_sessions VALUES ('t', ?, 1, ?)", ((f"s-{n}", NOW) for n in range(2500))
+        )
+
+    await store._writer.submit(remember)
+    left = [await rows(store, "deleted_sessions")]
+    month_later = NOW + 31 * 86_400
+    for forget in (
+        store.recover(month_later),
+        store.purge_expired(month_later, 1),
+        store.purge_expired(month_later, 1),
+    ):
+        await forget
+        left.append(await rows(store, "deleted_sessions"))
+
+    assert left == [[2500], [1500], [500], [0]]
 
 
 async def test_deleted_text_is_overwritten_in_the_file(tmp_path: Path) -> None:
