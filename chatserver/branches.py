@@ -182,7 +182,8 @@ class Branches:
         leaf_id = live.state.leaf_id() if before is None else (await self._find(live, before)).parent_id
         page = await self._stretch(live.key, leaf_id, limit)
         # A running answer grows here, and only later in the store.
-        return replace(page, messages=tuple(live.state.message(m.id) or m for m in page.messages))
+        current = {m.id: m for m in live.state.current_messages()}
+        return replace(page, messages=tuple(current.get(m.id, m) for m in page.messages))
 
     async def _stretch(self, key: SessionKey, leaf_id: str | None, limit: int = WINDOW_MESSAGES) -> Stretch:
         if leaf_id is None:
