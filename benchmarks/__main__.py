@@ -20,6 +20,7 @@ QUESTIONS = {
     "memory": "benchmarks.memory",
     "durable-turns": "benchmarks.durable_turns",
     "flatness": "benchmarks.flatness",
+    "identity": "benchmarks.identity",
     "upstream": "benchmarks.upstream",
     "end-to-end": "benchmarks.end_to_end",
     "records": "benchmarks.records",

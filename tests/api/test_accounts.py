@@ -12,7 +12,9 @@ import structlog
 
 from chatserver.api.routes import ROUTES
 from chatserver.app import start_server
+from chatserver.auth.tokens import TokenSigner
 from chatserver.auth.visitors import load_key
+from chatserver.clock import SystemClock
 from chatserver.config import Settings
 from chatserver.errors import Unauthorized
 from tests.api.conftest import ROOMY, Api, Serve
@@ -463,3 +465,35 @@ async def test_a_thousand_requests_at_once_check_a_token_without_the_store(api: 
     tokens = await asyncio.gather(*(accounts.authenticate(token) for _ in range(1000)))
 
     assert {t.username for t in tokens} == {"ann"}
+
+
+async def test_tokens_are_known_again_in_bounded_number_and_only_while_they_are_good(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signature is verified once; what has ended since is refused all the same."""
+    accounts = api.server.services.accounts
+    monkeypatch.setattr("chatserver.accounts.KNOWN_TOKENS", 3)
+    logins = [await accounts.register(f"user{n}", PASSWORD, "127.0.0.1") for n in range(5)]
+    verified: list[str] = []
+    read = TokenSigner.read
+
+    def counted(self: TokenSigner, text: str) -> Any:
+        verified.append(text)
+        return read(self, text)
+
+    monkeypatch.setattr(TokenSigner, "read", counted)
+
+    for login in logins:
+        for _ in range(2):
+            assert await accounts.authenticate(login.text) == login.token
+    assert verified == [login.text for login in logins]
+    assert len(accounts._known) == 3
+    assert not any(login.text.encode() in key for login in logins for key in accounts._known)
+
+    await accounts.logout(logins[4].token)
+    with pytest.raises(Unauthorized, match="ended by a logout"):
+        await accounts.authenticate(logins[4].text)
+    end = logins[3].token.expires_at
+    monkeypatch.setattr(SystemClock, "now", lambda _: end)
+    with pytest.raises(Unauthorized, match="expired"):
+        await accounts.authenticate(logins[3].text)
