@@ -25,7 +25,6 @@ from chatserver.api.route import EVENT_STREAM
 from tests.api import described
 
 ANSWER_SECONDS = 20.0
-SESSION = "fuzz-1"
 PROJECT = "fuzz"
 load_all_checks()
 # That wrong requests are refused, and right ones are not, is not for a description to decide: rules about sessions,
@@ -59,6 +58,7 @@ class Fuzz:
             for method in methods
         )
         self._known: dict[str, list[str]] = {}
+        self._prepared = 0
 
     def close(self) -> None:
         """Let go of its connections."""
@@ -71,10 +71,10 @@ class Fuzz:
 
     def _prepare(self) -> None:
         """Make a session with messages anew, so that requests find something."""
-        target = f"{self.base_url}/api/session?session_id={SESSION}"
-        self._http.delete(target, cookies=self._visitor, timeout=ANSWER_SECONDS)
+        self._prepared += 1
+        session_id = f"fuzz-{self._prepared}"  # the one before may be somebody else's by now
         for text in ("/say hello", "/hang", "/hang"):
-            body = {"session_id": SESSION, "message": text, "project_id": PROJECT}
+            body = {"session_id": session_id, "message": text, "project_id": PROJECT}
             answer = self._http.post(
                 f"{self.base_url}/api/chat", json=body, cookies=self._visitor, timeout=ANSWER_SECONDS
             )
@@ -83,7 +83,7 @@ class Fuzz:
         messages = [m["id"] for m in state.get("messages", [])]
         turns = [q["turn_id"] for q in state.get("queue", [])]
         self._known = {
-            "session_id": [SESSION],
+            "session_id": [session_id],
             "project_id": [PROJECT],
             "message_id": messages,
             "turn_id": turns,

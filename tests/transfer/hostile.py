@@ -237,7 +237,8 @@ def _copy(source: str, target: str) -> None:
 
 def twice(root: Path, _outside: Path, chance: random.Random) -> None:
     """The same session in another project too."""
-    path = _some(root / "projects", chance) if (root / "projects").is_dir() else None
+    projects = root / "projects"
+    path = _some(projects, chance) if projects.is_dir() and not projects.is_symlink() else None
     if path is not None and path.parent.name == "chat_sessions" and path.is_dir() and not path.is_symlink():
         target = root / "projects" / "twice" / "chat_sessions" / path.name
         if not os.path.lexists(target.parent.parent):

@@ -170,8 +170,8 @@ async def test_what_is_wrong_is_left_out_and_the_rest_goes_on(store: Store, tmp_
     sessions = root / "projects" / "p-1" / "chat_sessions"
     (sessions / "canary").symlink_to(theirs)
     linked = write_session(root, tree("linked"))
-    (linked / "messages.json").unlink()
-    (linked / "messages.json").symlink_to(theirs / "messages.json")
+    (linked / "messages.json").rename(outside / "messages.json")  # all that is wrong with it is where it lies
+    (linked / "messages.json").symlink_to(outside / "messages.json")
     (root / "projects" / "link").symlink_to(outside / "projects" / "p-1")
     fifo = write_session(root, tree("fifo"))
     (fifo / "metadata.json").unlink()
