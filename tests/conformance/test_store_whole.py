@@ -9,7 +9,7 @@ import pytest
 
 from chatserver.errors import Conflict
 from chatserver.message import Message
-from chatserver.store.base import Chunk, SessionKey, Started, Store, WholeSession
+from chatserver.store.base import Chunk, SessionFilter, SessionKey, Started, Store, WholeSession
 from tests.store.build import (
     EXPIRES,
     KEY,
@@ -173,3 +173,22 @@ async def test_a_running_answer_has_what_its_checkpoints_give(store: Store) -> N
 
     assert isinstance(answer, Message)
     assert (answer.content, answer.status) == ("once upon", "streaming")
+
+
+async def test_an_imported_session_is_found_by_what_is_in_it(store: Store) -> None:
+    """And one that was replaced no more by what was in it before."""
+
+    async def found(query: str) -> list[str]:
+        where = SessionFilter("public", "user:zoë", NOW, include_inactive=True, query=query)
+        return [s.record.key.session_id for s in await store.list_sessions(where, limit=10)]
+
+    given = a_tree()
+    await store.import_session(given, replace=False)
+    await store.import_session(a_tree(SessionKey("public", "session-2")), replace=False)
+    assert await found("another") == ["session-2", "session-1"]  # on a branch that is not the active one
+
+    root, *others = given.messages
+    await store.import_session(replace(given, messages=(replace(root, content="answerless"), *others)), replace=True)
+
+    assert await found("question") == ["session-2"]
+    assert await found("answerless") == ["session-1"]
