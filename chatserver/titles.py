@@ -39,8 +39,9 @@ def title_of_words(message: str) -> str | None:
     for line in text.splitlines():
         line = _COMMAND.sub(" ", line, count=1) if line.lstrip().startswith("/") else line
         words = _WORD.findall(line)
-        while len(words) > MIN_WORDS and _FILLER.fullmatch(words[0]):
-            del words[0]
+        first = next((at for at, word in enumerate(words) if not _FILLER.fullmatch(word)), 0)
+        if len(words) - first >= MIN_WORDS or len(words) > MAX_WORDS:  # else a short question says it as it is
+            words = words[min(first, max(len(words) - MIN_WORDS, 0)) :]
         words = words[:MAX_WORDS]
         while len(words) > MIN_WORDS and _FILLER.fullmatch(words[-1]):
             del words[-1]
