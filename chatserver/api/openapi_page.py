@@ -28,7 +28,7 @@ details { border-top: 1px solid var(--line) } summary { padding: .5rem 0; cursor
 details > div { margin: 0 0 1rem 1rem } .method { display: inline-block; min-width: 4.5em; font-weight: 700 }
 .dim { color: var(--dim) } table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-top: 1px solid var(--line) }
-:target { background: var(--back) }
+:target { background: var(--back); scroll-margin-top: 5rem }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 CONTENT_SECURITY_POLICY = (
@@ -67,7 +67,8 @@ def _parts(described: dict[str, Any]) -> Iterator[str]:
         yield "</section>"
     yield "<section><h2>types</h2>"
     for name, schema in sorted(described["components"]["schemas"].items()):
-        yield f'<details id="{escape(name)}"><summary><code>{escape(name)}</code> {_told(schema)}</summary><div>'
+        # The id is inside: a browser that follows a link to it opens the fold.
+        yield f'<details><summary><code>{escape(name)}</code> {_told(schema)}</summary><div id="{escape(name)}">'
         yield from _fields(schema)
         yield "</div></details>"
     yield "</section></main></body></html>"
@@ -81,7 +82,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
         for each in operation["parameters"]:
             needed = "" if each["required"] else " <span class=dim>optional</span>"
             yield f"<tr><th><code>{escape(each['name'])}</code>{needed}<td>{escape(each['in'])}"
-            yield f"<td>{_type(each['schema'])}<td>{escape(each.get('description', ''))}"
+            yield f"<td>{_type(each['schema'])}<td>{_told(each)}"
         yield "</table>"
     if (body := operation.get("requestBody")) is not None:
         yield f"<h3>Body</h3><p>{_contents(body)}</p>"
@@ -133,7 +134,7 @@ def _type(schema: dict[str, Any]) -> str:
     kind = schema.get("type", "anything")
     if kind == "array":
         return f"list of {_type(schema.get('items', {}))}"
-    limits = [f"{said} {schema[name]}" for name, said in _LIMITS.items() if name in schema]
+    limits = [f"{said} {schema[name]}" for name, said in _LIMITS.items() if schema.get(name) not in (None, "")]
     return escape(", ".join((str(kind), *limits)))
 
 
