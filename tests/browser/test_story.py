@@ -145,10 +145,19 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             await a.get_by_test_id("stop").click()
             await expect(answers(a, "interrupted")).to_have_count(stops + 2)
 
-            # Nobody saw another's words.
+            # No tab shows another's conversation (the list beside it is of one person, and names all three), and a
+            # stranger's browser shows no word of any.
             for page in (a, c):
-                assert "canarybravo" not in await page.content()
+                assert "canarybravo" not in await words(page)
             for word in ("canaryalpha", "canarycharlie", "canarydelta"):
-                assert word not in await b.content()
+                assert word not in await words(b)
+            elsewhere = await chromium.new_context()
+            stranger = await elsewhere.new_page()
+            for session in ("story-a", "story-b"):
+                await stranger.goto(f"{server.base_url}/?session={session}")
+                await expect(stranger.get_by_test_id("error")).to_be_visible()
+                await expect(stranger.get_by_test_id("list-empty")).to_be_visible()
+                assert "canary" not in await stranger.content()
+            await elsewhere.close()
             assert complaints == []
             await context.close()
