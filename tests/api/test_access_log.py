@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ async def test_a_stream_is_a_line_when_it_opens_and_one_when_it_ends(api: Api) -
         (opened,) = lines(api, "stream_opened", "stream_ended")
         assert opened["event"] == "stream_opened"
         assert opened["request_id"] == stream.headers["X-Request-ID"]
-    while not (closed := lines(api, "stream_ended")):
-        await api.get("/health")  # its end is noticed by the server's own loop, which is ours
+    async with asyncio.timeout(10):
+        while not (closed := lines(api, "stream_ended")):
+            await api.get("/health")  # its end is noticed by the server's own loop, which is ours
 
     assert (closed[0]["request_id"], closed[0]["status"]) == (opened["request_id"], 200)
     assert closed[0]["session"] == opened["session"]
