@@ -6,14 +6,17 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.browser.page import answers, connected, open_session, say, words
 from tests.browser.talker import script
-from tests.server import ServerProcess
+from tests.server import ROOT, ServerProcess
 
 pytestmark = pytest.mark.browser
+
+AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 
 CONFIG = """
 [[mcp_servers]]
@@ -59,8 +62,8 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
 
 
 @pytest.fixture
-async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
-    """A browser of its own, whose pages must not complain."""
+async def context(chromium: Browser, server: ServerProcess) -> AsyncIterator[BrowserContext]:
+    """A browser of its own, whose pages must not complain. Ends before the server, of whose end they would."""
     context = await chromium.new_context(viewport={"width": 1000, "height": 800})
     complaints: list[str] = []
     context.on("weberror", lambda error: complaints.append(str(error.error)))
@@ -274,12 +277,76 @@ async def test_a_slash_offers_commands_and_tools(
     await expect(answers(page, "completed")).to_have_count(2)
 
 
+async def fill(server: ServerProcess, page: Page, session_id: str, count: int) -> None:
+    """Store `count` messages in the page's session, as its visitor, without turns."""
+    cookies = {c["name"]: c["value"] for c in await page.context.cookies()}
+    headers = {"Origin": server.base_url}
+    async with aiohttp.ClientSession(server.base_url, cookies=cookies, headers=headers) as http:
+        for n in range(count):
+            role = "user" if n % 2 == 0 else "assistant"
+            content = f"message {n}" if n % 2 == 0 else f"Answer **{n}**\n\n" + "Some words of it. " * (n % 40)
+            path = f"/api/projects/default/sessions/{session_id}/messages"
+            async with http.post(path, json={"role": role, "content": content}) as response:
+                assert response.status == 201, await response.text()
+
+
 SHIFTS = """() => {
     window.shift = 0;
     new PerformanceObserver((list) => {
         for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
     }).observe({ type: 'layout-shift' });
 }"""
+
+
+async def test_two_thousand_messages_are_read_upwards_without_a_jump(
+    context: BrowserContext, server: ServerProcess, screenshots: Path
+) -> None:
+    """Pages come in above while what is being read stays where it is, up to the first message; and back to the end."""
+    page = await open_session(context, server, "long")
+    await say(page, "the first message of all")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await fill(server, page, "long", 1998)
+    await page.reload()
+    await connected(page)
+    await expect(page.get_by_test_id("message")).to_have_count(200)
+    log = page.locator("[role=log]")
+    # It opens at its end, and says nothing of a way down.
+    await expect(page.get_by_text("message 1996", exact=True)).to_be_in_viewport()
+    await expect(page.get_by_test_id("jump")).to_have_count(0)
+    await log.hover()
+    await page.mouse.wheel(0, -300)
+    await expect(page.get_by_test_id("jump")).to_be_visible()
+
+    jumps = []
+    for _ in range(40):
+        count = await page.get_by_test_id("message").count()
+        if count >= 2000:
+            break
+        # Up to the very top, where the browser's own anchoring does nothing.
+        seen = await page.evaluate(
+            """async (count) => {
+                const log = document.querySelector('[role=log]');
+                const items = () => [...document.querySelectorAll('[data-testid=message]')];
+                const [first] = items();
+                log.scrollTop = 0;
+                const before = first.getBoundingClientRect().top;
+                const end = performance.now() + 10_000;
+                while (items().length === count && performance.now() < end) await new Promise(requestAnimationFrame);
+                // What comes into sight takes its true height in the frames after.
+                for (let frame = 0; frame < 6; frame++) await new Promise(requestAnimationFrame);
+                return first.getBoundingClientRect().top - before;
+            }""",
+            count,
+        )
+        jumps.append(abs(seen))
+    assert await page.get_by_test_id("message").count() == 2000
+    assert len(jumps) == 18
+    # The "older" button above goes with the last page; nothing else may move.
+    assert max(jumps) <= 2, jumps
+    await page.screenshot(path=screenshots / "conversation-long.png")
+
+    await page.get_by_test_id("jump").click()
+    await expect(page.get_by_text("message 1996", exact=True)).to_be_in_viewport()
 
 
 async def test_an_answer_that_grows_shifts_nothing_and_leaves_the_reader_in_peace(
@@ -299,3 +366,52 @@ async def test_an_answer_that_grows_shifts_nothing_and_leaves_the_reader_in_peac
     await expect(answers(page, "completed")).to_have_count(2, timeout=30_000)
     assert await page.evaluate("document.querySelector('[role=log]').scrollTop") == top
     assert await page.evaluate("window.shift") < 0.01
+
+
+async def axe(page: Page) -> list[str]:
+    """What axe finds wrong with the page as it stands."""
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("axe.run()")
+    return [f"{v['id']}: {[n['html'][:120] for n in v['nodes']]}" for v in found["violations"]]
+
+
+async def test_the_conversation_is_clean_for_axe_in_every_state(
+    chromium: Browser, server: ServerProcess, screenshots: Path
+) -> None:
+    """An answer with all there is to show, an approval, an edit, the queue, the palette's list, form and result."""
+    for scheme in ("light", "dark"):
+        # axe comes from outside the page, past its Content-Security-Policy.
+        context = await chromium.new_context(
+            viewport={"width": 1000, "height": 800}, color_scheme=scheme, bypass_csp=True
+        )
+        page = await open_session(context, server, f"axe-{scheme}")
+        await say(page, script(ANSWER, reason="Let me see."))
+        await expect(answers(page, "completed")).to_have_count(1)
+        await expect(answers(page, "completed").locator(".katex").first).to_be_visible()
+        await answers(page, "completed").get_by_test_id("reasoning").click()
+        await page.get_by_test_id("rate-up").click()
+        assert await axe(page) == []
+        await page.screenshot(path=screenshots / f"conversation-{scheme}.png")
+
+        await page.get_by_test_id("composer").press("ArrowUp")
+        assert await axe(page) == []
+        await page.keyboard.press("Escape")
+
+        composer = page.get_by_test_id("composer")
+        await composer.press_sequentially("/time.get")
+        await expect(page.get_by_test_id("palette").get_by_role("option")).to_have_count(1, timeout=20_000)
+        assert await axe(page) == []
+        await composer.press("Enter")
+        await page.keyboard.type("Europe/Berlin")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_test_id("palette-result")).to_be_visible(timeout=20_000)
+        assert await axe(page) == []
+        await page.keyboard.press("Escape")
+
+        await say(page, script("", tool=["time", "get_current_time", {"timezone": "Asia/Tokyo"}]))
+        await expect(page.get_by_test_id("approve")).to_be_visible(timeout=20_000)
+        await say(page, "waits")
+        await expect(page.get_by_test_id("queued")).to_have_count(1)
+        assert await axe(page) == []
+        await page.screenshot(path=screenshots / f"conversation-{scheme}-approval.png")
+        await context.close()
