@@ -26,7 +26,7 @@ from chatserver.transfer_folder import safe_name
 from tests.campaigns.campaign import Campaign, Round
 from tests.server import ROOT, ServerProcess
 
-SESSIONS_PER_ROUND = 100
+SESSIONS_PER_ROUND = 2_500
 AT_ONCE = 16
 TEXTS = (
     "hello",
@@ -144,8 +144,9 @@ async def opened(folder: Path, *, sessions: int = SESSIONS_PER_ROUND) -> AsyncIt
             owner = chance.choice((None, f"visitor:{chance.randbytes(16).hex()}"))
             wholes.append(_session(key, owner, chance))
         store = await open_store(Settings(data_dir=one))
-        for whole in wholes:
-            await store.import_session(whole, replace=False)
+        async with asyncio.TaskGroup() as group:
+            for whole in wholes:
+                group.create_task(store.import_session(whole, replace=False))
         await store.close()
         before = await _shown(one, wholes)
         await _command("export", out, "--data-dir", one)
@@ -166,6 +167,6 @@ CAMPAIGN = Campaign(
     name="round-trip",
     promise="Sessions of every kind are exported from one server and imported into another one that is empty: "
     "`GET …/full` of each is the same.",
-    rounds=100,
+    rounds=4,
     open=opened,
 )
