@@ -216,7 +216,8 @@ class Accounts:
                 await self.load()
                 if self._clock.monotonic() >= forget_at:
                     self._revoked.forget(self._clock.now())
-                    await self._store.purge_revocations(self._clock.now(), PAGE)
+                    while await self._store.purge_revocations(self._clock.now(), PAGE) == PAGE:
+                        pass
                     forget_at = self._clock.monotonic() + FORGET_SECONDS
                 away = False
             except ChatServerError as error:

@@ -259,7 +259,11 @@ class Settings(BaseSettings):
     messages_per_minute: Count = Field(
         600, description="messages that one caller may send, with a turn or without: far above people"
     )
+    messages_per_address_per_minute: Count = Field(
+        3000, description="by visitors from one address: whoever drops the cookie is a new visitor"
+    )
     model_switches_per_minute: Count = Field(60, description="times one caller may set the model of a session")
+    model_switches_per_address_per_minute: Count = Field(300, description="by visitors from one address")
     auto_titles: Literal["model", "words", "off"] = Field(
         "model", description="who names a session after its first exchange: its model, or the words of its message"
     )

@@ -58,21 +58,39 @@ class SessionLimits:
         self._messages = RateLimiter(
             "messages sent", settings.messages_per_minute, minute, now, code="messages_limited"
         )
+        self._address_messages = RateLimiter(
+            "messages sent by visitors of this address",
+            settings.messages_per_address_per_minute,
+            minute,
+            now,
+            code="messages_limited",
+        )
         self._switches = RateLimiter(
             "models switched", settings.model_switches_per_minute, minute, now, code="model_switches_limited"
+        )
+        self._address_switches = RateLimiter(
+            "models switched by visitors of this address",
+            settings.model_switches_per_address_per_minute,
+            minute,
+            now,
+            code="model_switches_limited",
         )
 
     def creation(self, caller: Caller) -> None:
         """V1: a session is about to be made (`session_creation_limited`)."""
-        self._creations.hit(caller.counted_as)
-        if (address := caller.counted_too) is not None:
-            self._address_creations.hit(address)
+        _hit(caller, self._creations, self._address_creations)
         self._all_creations.hit("all")
 
     def message(self, caller: Caller) -> None:
         """A message is about to be written, with a turn or without (`messages_limited`)."""
-        self._messages.hit(caller.counted_as)
+        _hit(caller, self._messages, self._address_messages)
 
     def model_switch(self, caller: Caller) -> None:
         """V4: a session's model is about to be set (`model_switches_limited`)."""
-        self._switches.hit(caller.counted_as)
+        _hit(caller, self._switches, self._address_switches)
+
+
+def _hit(caller: Caller, each: RateLimiter, of_address: RateLimiter) -> None:
+    each.hit(caller.counted_as)
+    if (address := caller.counted_too) is not None:
+        of_address.hit(address)

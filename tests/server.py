@@ -45,6 +45,8 @@ ROOMY: Mapping[str, Any] = {
     "messages_per_minute": 1_000_000,
     "model_switches_per_minute": 1_000_000,
     "session_creations_per_address_per_minute": 1_000_000,
+    "messages_per_address_per_minute": 1_000_000,
+    "model_switches_per_address_per_minute": 1_000_000,
     "max_streams_per_address": 20_000,
     "max_streams_per_principal": 20_000,
     "max_streams_per_session": 20_000,

@@ -24,18 +24,20 @@ from chatserver.session_service import Caller
 async def register(request: web.Request) -> web.Response:
     """`POST /api/auth/register`: a new user, logged in; the browser's visitor becomes that user."""
     body = await read_body(request, RegisterBody)
+    session_id = session_id_of(request)  # refused before anything is done
     login = await services(request).accounts.register(body.username, body.password, address_of(request))
-    return await _logged_in(request, login, 201)
+    return await _logged_in(request, login, session_id, 201)
 
 
 async def login(request: web.Request) -> web.Response:
     """`POST /api/auth/login`: a token; the browser's visitor becomes the user."""
     body = await read_body(request, LoginBody)
+    session_id = session_id_of(request)
     login = await services(request).accounts.login(body.tenant, body.username, body.password, address_of(request))
-    return await _logged_in(request, login, 200)
+    return await _logged_in(request, login, session_id, 200)
 
 
-async def _logged_in(request: web.Request, login: Login, status: int) -> web.Response:
+async def _logged_in(request: web.Request, login: Login, wanted: str | None, status: int) -> web.Response:
     app, token = services(request), login.token
     try:
         before = await token_of(request)
@@ -50,7 +52,7 @@ async def _logged_in(request: web.Request, login: Login, status: int) -> web.Res
     if visitor.counted_as is not None:
         app.hub.dismiss(visitor.counted_as, "signed_in")
     caller = Caller(token.principal, address_of(request))
-    session_id = await app.sessions.session_at_login(caller, session_id_of(request))
+    session_id = await app.sessions.session_at_login(caller, wanted)
     response = json_response(
         {"token": login.text, "token_type": "Bearer"}
         | _shown(token)

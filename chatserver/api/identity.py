@@ -14,7 +14,7 @@ from functools import partial
 
 from aiohttp import web
 
-from chatserver.api.reading import VISITOR_COOKIE, address_of, is_secure
+from chatserver.api.reading import SESSION_COOKIE, VISITOR_COOKIE, address_of, is_secure
 from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.auth.tokens import Token
@@ -101,5 +101,8 @@ def set_token_cookie(request: web.Request, response: web.Response, text: str) ->
 
 
 def drop_token_cookie(request: web.Request, response: web.Response) -> None:
-    """Take the browser's token away."""
-    response.del_cookie(TOKEN_COOKIE, httponly=True, samesite="Lax", secure=is_secure(request), path="/")
+    """Take the browser's token away, and with it the session that its user was in: to whoever comes next, every request
+    that names no session would be refused."""
+    if TOKEN_COOKIE in request.cookies:
+        for name in (TOKEN_COOKIE, SESSION_COOKIE):
+            response.del_cookie(name, httponly=True, samesite="Lax", secure=is_secure(request), path="/")

@@ -63,6 +63,7 @@ class GuardedHandler(RequestHandler):
             raise ConnectionError("the answer has begun already")
         request_id = secrets.token_hex(8)
         response = problems.internal(request_id) if status >= 500 else problems.http_response(status, request_id)
+        response.headers["Server"] = "chatserver"  # no signal of the application's reaches this answer
         response.force_close()
         return response
 

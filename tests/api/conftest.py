@@ -30,6 +30,8 @@ ROOMY: dict[str, Any] = {
     "messages_per_minute": 100_000,
     "model_switches_per_minute": 100_000,
     "session_creations_per_address_per_minute": 100_000,
+    "messages_per_address_per_minute": 100_000,
+    "model_switches_per_address_per_minute": 100_000,
     "login_attempts_per_minute": 100_000,
     "login_attempts_per_address_per_minute": 100_000,
     # A tenth of a millisecond in place of a tenth of a second; tests/auth has what the defaults do.

@@ -10,6 +10,7 @@ import argon2
 import pytest
 import structlog
 
+from chatserver import accounts
 from chatserver.api.routes import ROUTES
 from chatserver.app import start_server
 from chatserver.auth.tokens import TokenSigner
@@ -37,6 +38,68 @@ async def test_a_person_registers_logs_out_and_in_again(api: Api) -> None:
     assert during["user_id"] == made["user_id"] == again["user_id"]
     assert out == {"logged_out": True}
     assert (after["kind"], after["user_id"]) == ("visitor", before["user_id"])
+
+
+@pytest.mark.parametrize("way", ["logout", "expiry"])
+async def test_after_a_login_has_ended_the_browser_goes_on_in_a_new_session(way: str, api: Api) -> None:
+    """The cookie of the user's session goes with the token; what the visitor sends then is theirs."""
+    browser = await visitor(api)
+    await browser.register("ann")
+    first = (await browser.post("/api/chat", message="/say hello"))[1]["session_id"]
+    if way == "logout":
+        await browser.post("/api/auth/logout")
+    else:
+        browser.cookies["chatserver_token"] = expired_token(api, "ann")
+        await browser.get("/")
+    assert "session_id" not in browser.cookies
+
+    status, state, _ = await browser.post("/api/chat", message="/say hello")
+
+    assert status == 200
+    assert state["session_id"] != first
+
+
+async def test_a_logout_of_nobody_leaves_the_visitor_their_session(api: Api) -> None:
+    """There was no login that the session belonged to."""
+    browser = await visitor(api)
+    await browser.post("/api/session/create", session_id="mine")
+    await browser.post("/api/auth/logout")
+
+    assert browser.cookies["session_id"] == "mine"
+
+
+async def test_a_login_that_names_two_sessions_does_nothing(api: Api) -> None:
+    """Nobody is made, and the visitor keeps what is theirs."""
+    browser = await visitor(api)
+    await browser.post("/api/chat", session_id="mine", message="/say hello")
+    body = {"username": "ann", "password": PASSWORD}
+
+    for path in ("/api/auth/register", "/api/auth/login"):
+        status, problem, _ = await browser.call("POST", f"{path}?session_id=mine", body, **{"X-Session-ID": "other"})
+        assert (status, problem["code"]) == (400, "session_id_conflict")
+        assert "chatserver_token" not in browser.cookies
+        assert (await browser.get("/api/state?session_id=mine"))[0] == 200
+        if path.endswith("register"):
+            await Browser(api).register("ann")
+
+
+async def test_all_revocations_that_matter_no_more_are_dropped(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: a page at a time, until one is not full."""
+    monkeypatch.setattr(accounts, "PAGE", 2)
+    api = await serve()
+    following = api.server.services.accounts
+    store = following._store
+    for number in range(7):
+        await store.revoke_token("public", "u", f"t{number}", expires_at=1.0)
+
+    looked = asyncio.Event()
+    task = asyncio.ensure_future(following.run(looked.set))
+    async with asyncio.timeout(10):
+        await looked.wait()
+    task.cancel()
+
+    left = await store.revocations(after=0, limit=10)
+    assert [r.token_id for r in left] == ["t6"]  # the newest stays: whoever follows counts from it
 
 
 async def test_the_cookie_is_kept_from_scripts_and_other_sites(api: Api, serve: Serve) -> None:

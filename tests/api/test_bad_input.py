@@ -182,6 +182,7 @@ async def test_what_is_not_http_is_answered_as_a_problem(api: Api, raw: bytes) -
         answer = await reader.read()
     assert answer[:10] in (b"HTTP/1.0 4", b"HTTP/1.1 4"), answer[:100]
     assert b"application/problem+json" in answer
+    assert b"\r\nServer: chatserver\r\n" in answer
     writer.close()
     await writer.wait_closed()
     assert (await api.get("/health"))[0] == 200

@@ -224,6 +224,23 @@ async def test_dropping_the_cookie_is_no_way_around_the_limit_of_sessions(serve:
     assert (await api.call("POST", "/api/session/create", json={}, headers=await bearer(api, "ann")))[0] == 201
 
 
+async def test_dropping_the_cookie_is_no_way_around_the_limits_of_messages_and_models(serve: Serve) -> None:
+    """Visitors of one address have a bounded number together; one who is logged in there is not held up."""
+    api = await serve(messages_per_address_per_minute=2, model_switches_per_address_per_minute=2)
+    await Browser(api).register("ann")
+
+    for method, path, body, code in (
+        ("POST", "/api/chat", {"message": "/say hello"}, "messages_limited"),
+        ("PUT", "/api/session/model", {"model": "scripted"}, "model_switches_limited"),
+    ):
+        answers = []
+        for who in (*[await _new_visitor(api) for _ in range(3)], await bearer(api, "ann")):
+            made = (await api.call("POST", "/api/session/create", json={}, headers=who))[1]["session_id"]
+            answers.append(await api.call(method, path, json=body, headers={**who, "X-Session-ID": made}))
+        assert [status for status, _, _ in answers] == [200, 200, 429, 200]
+        assert answers[2][1]["code"] == code
+
+
 async def test_dropping_the_cookie_is_no_way_around_the_limit_of_streams(serve: Serve) -> None:
     """And the places are given back when streams end."""
     api = await serve(max_streams_per_address=3)
