@@ -161,6 +161,9 @@ async def full(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = "application/json"
         await response.prepare(request)
+        if request.method == "HEAD":  # a body would be read as the next answer
+            await response.write_eof()
+            return response
         await response.write(b'{"session":%b,"messages":[' % orjson.dumps(session_wire(live.record)))
         await response.write(_json_of(first or (), live.record))
         async for page in pages:
