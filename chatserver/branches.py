@@ -26,8 +26,9 @@ from chatserver.under_way import UnderWay
 
 # A person leafs through a few versions of a message; every one of their ids is in every snapshot.
 MAX_SIBLINGS = 100
-# Copied in one transaction, in which no other write gets its turn: some 100 ms.
+# Copied in one transaction, in which no other write gets its turn: some 100 ms, for many messages or for long ones.
 FORK_MESSAGES = 10_000
+FORK_CHARS = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Branches:
             check_there(live)
             await self._ends.settle(live)
             await self._find(live, message_id)
-            await self._store.fork_session(live.key, message_id, create, FORK_MESSAGES)
+            await self._store.fork_session(live.key, message_id, create, FORK_MESSAGES, FORK_CHARS)
 
     async def rate(self, live: LiveSession, message_id: str, feedback: Mapping[str, Any] | None) -> Message:
         """Keep what a person thinks of an answer, as `feedback` of its metadata; None takes it away.

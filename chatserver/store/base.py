@@ -195,16 +195,19 @@ class Store(Protocol):
         Raises: NotFound.
         """
 
-    async def fork_session(self, key: SessionKey, message_id: str, create: SessionRecord, limit: int) -> SessionRecord:
+    async def fork_session(
+        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+    ) -> SessionRecord:
         """Insert `create` with a copy of the branch that ends at a message of `key`; returns its record.
 
         The copies keep ids, parents and all else but their siblings.
 
         Args:
             limit: messages that the branch may have.
+            chars: of their contents, reasoning and tool calls together.
         Raises:
             NotFound: no such message. Conflict: `create` exists already; `busy` where the branch holds a running
-                answer. TooLarge: over `limit`.
+                answer. TooLarge: over `limit` or `chars`.
         """
 
     async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:

@@ -342,9 +342,11 @@ class SqlStore:
     async def choose_leaf(self, key: SessionKey, leaf_id: str) -> SessionRecord:
         return await self._writer.submit(partial(operations.choose_leaf, key=key, leaf_id=leaf_id))
 
-    async def fork_session(self, key: SessionKey, message_id: str, create: SessionRecord, limit: int) -> SessionRecord:
+    async def fork_session(
+        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+    ) -> SessionRecord:
         return await self._writer.submit(
-            partial(operations.fork_session, key=key, message_id=message_id, create=create, limit=limit)
+            partial(operations.fork_session, key=key, message_id=message_id, create=create, limit=limit, chars=chars)
         )
 
     async def start_turn(self, start: StartTurn) -> Started | Duplicate:

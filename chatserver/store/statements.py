@@ -20,6 +20,7 @@ from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Dialect,
+    FromClause,
     Integer,
     Table,
     and_,
@@ -398,29 +399,38 @@ class Statements:
         return known
 
 
-def _walk(*names: str) -> CTE:
+def _walk(*names: str, is_measured: bool = False) -> CTE:
     """Up to `count` messages of the branch that ends at `leaf_id`, from child to parent, with their `depth` from 1 on.
 
     The depth ends it, in a damaged database with a cycle of parents too.
 
     Args:
         names: columns that are needed; `parent_id` is there always.
+        is_measured: with `held`, the characters up to there; it ends where they are more than `chars`.
     """
     names = ("parent_id", *(name for name in names if name != "parent_id"))
+    parent = messages.alias("parent")
+
+    def held(of: FromClause) -> list[ColumnElement[Any]]:
+        tool_calls = func.coalesce(func.length(of.c.tool_calls), _ZERO)
+        chars = func.length(of.c.content) + func.length(of.c.reasoning) + tool_calls
+        return [chars.label("held")] if is_measured else []
+
     leaf = (
-        select(*(messages.c[name] for name in names), literal_column("1", Integer).label("depth"))
+        select(*(messages.c[name] for name in names), literal_column("1", Integer).label("depth"), *held(messages))
         .where(_key(messages), messages.c.message_id == _p(messages.c.message_id, "leaf_id"))
         .cte("branch", recursive=True)
     )
-    parent = messages.alias("parent")
+    further = [leaf.c.held + chars for chars in held(parent)]
     return leaf.union_all(
-        select(*(parent.c[name] for name in names), leaf.c.depth + _ONE)
+        select(*(parent.c[name] for name in names), leaf.c.depth + _ONE, *further)
         .select_from(leaf)
         .join(parent, parent.c.message_id == leaf.c.parent_id)
         .where(
             parent.c.tenant == _p(messages.c.tenant),
             parent.c.session_id == _p(messages.c.session_id),
             leaf.c.depth < bindparam("count", type_=Integer),
+            *([leaf.c.held <= bindparam("chars", type_=Integer)] if is_measured else []),
         )
     )
 
@@ -468,10 +478,11 @@ def _system_messages() -> ClauseElement:
 
 
 def _measure_branch() -> ClauseElement:
-    """How many messages a branch has, up to `count`, and how many of them are running answers."""
-    walk = _walk("status")
+    """How many messages a branch has, up to `count`, how many of them are running answers, and how many characters they
+    hold, up to the message that exceeds `chars`: texts beyond it are not read."""
+    walk = _walk("status", is_measured=True)
     running = func.count().filter(walk.c.status == literal_column("'streaming'"))
-    return select(func.count(), running).select_from(walk)
+    return select(func.count(), running, func.max(walk.c.held)).select_from(walk)
 
 
 def _copy_branch(insert: Any) -> ClauseElement:

@@ -243,7 +243,7 @@ async def test_a_fork_holds_a_copy_of_the_branch(store: Store) -> None:
     branch = await branch_of(store)
     original = await store.load(KEY, 10)
 
-    forked = await store.fork_session(KEY, branch[3].id, record(FORK, title="fork", updated_at=LATER), 100)
+    forked = await store.fork_session(KEY, branch[3].id, record(FORK, title="fork", updated_at=LATER), 100, 1000)
 
     assert (forked.title, forked.message_count, forked.leaf_id) == ("fork", 4, branch[3].id)
     assert (forked.last_message_at, forked.fence) == (LATER, 1)
@@ -257,23 +257,26 @@ async def test_a_fork_holds_a_copy_of_the_branch(store: Store) -> None:
 
 
 async def test_a_fork_that_cannot_be_made_leaves_nothing(store: Store) -> None:
-    """No such message, a running answer in the branch, a branch too long, a session that is there already."""
+    """No such message, a running answer, too many messages or characters in the branch, a session that is there."""
     await conversation(store, KEY, 2)
     *_, answer = await branch_of(store)
     new = record(FORK)
     with pytest.raises(NotFound):
-        await store.fork_session(KEY, "no-such-message", new, 100)
+        await store.fork_session(KEY, "no-such-message", new, 100, 1000)
     with pytest.raises(TooLarge):
-        await store.fork_session(KEY, answer.id, new, 3)
+        await store.fork_session(KEY, answer.id, new, 3, 1000)
+    held = sum(len(m.content) for m in await branch_of(store))
+    with pytest.raises(TooLarge):
+        await store.fork_session(KEY, answer.id, new, 100, held - 1)
     with pytest.raises(Conflict):
-        await store.fork_session(KEY, answer.id, record(KEY), 100)
+        await store.fork_session(KEY, answer.id, record(KEY), 100, 1000)
     running = start(parent_id=answer.id)
     await start_it(store, running)
     with pytest.raises(Conflict) as refused:
-        await store.fork_session(KEY, running.answer.id, new, 100)
+        await store.fork_session(KEY, running.answer.id, new, 100, 1000)
     assert refused.value.narrow_code == "busy"
     assert await store.record(FORK) is None
-    made = await store.fork_session(KEY, answer.id, new, 4)
+    made = await store.fork_session(KEY, answer.id, new, 4, held)
     assert made.message_count == 4
 
 

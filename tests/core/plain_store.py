@@ -549,7 +549,9 @@ class PlainStore:
 
         return await self._do(work)
 
-    async def fork_session(self, key: SessionKey, message_id: str, create: SessionRecord, limit: int) -> SessionRecord:
+    async def fork_session(
+        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+    ) -> SessionRecord:
         def work() -> SessionRecord:
             session = self._of(key)
             if message_id not in session.messages:
@@ -557,7 +559,7 @@ class PlainStore:
             branch, more = session.branch(message_id, limit)
             if any(m.status == "streaming" for m in branch):
                 raise Conflict("an answer of this branch is still running", code="busy")
-            if more:
+            if more or sum(len(m.content) + len(m.reasoning) for m in branch) > chars:
                 raise TooLarge
             if create.key in self._sessions:
                 raise Conflict("there is such a session already")
