@@ -29,6 +29,8 @@ MAX_SIBLINGS = 100
 # Copied in one transaction, in which no other write gets its turn: some 100 ms, for many messages or for long ones.
 FORK_MESSAGES = 10_000
 FORK_CHARS = 8 << 20
+# System messages that a new branch takes over: what still holds is among the newest, and each edit copies them again.
+MAX_CARRIED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Place:
     """Where a turn enters the tree.
 
     `user_message` has its parent and siblings; `beside` are the siblings that the answer gets. `branch` is the active
-    branch before it, None where it stays what it is; `edits` and `regenerates` are as in `StartTurn`.
+    branch before it, None where it stays what it is; `edits` and `regenerates` are as in `StartTurn`. `left` are the
+    system messages that only the branch being left has, oldest first: what they say holds on the new one too.
     """
 
     user_message: Message
@@ -52,6 +55,7 @@ class Place:
     branch: Stretch | None = None
     edits: str | None = None
     regenerates: str | None = None
+    left: tuple[Message, ...] = ()
 
 
 class Branches:
@@ -71,12 +75,25 @@ class Branches:
             target = await self._find(live, edits)
             siblings = (*_siblings_of(target), turn.message.id)
             user_message = replace(turn.message, parent_id=target.parent_id, siblings=siblings)
-            return Place(user_message, branch=await self._stretch(live.key, target.parent_id), edits=edits)
+            branch, left = await self._fork_at(live, target.parent_id)
+            return Place(user_message, branch=branch, edits=edits, left=left)
         if (regenerates := turn.options.get("regenerates")) is not None:
             target = await self._find(live, regenerates)
-            branch = await self._stretch(live.key, target.parent_id)
-            return Place(branch.messages[-1], _siblings_of(target), branch, regenerates=regenerates)
+            branch, left = await self._fork_at(live, target.parent_id)
+            return Place(branch.messages[-1], _siblings_of(target), branch, regenerates=regenerates, left=left)
         return Place(replace(turn.message, parent_id=live.state.leaf_id()))
+
+    async def _fork_at(self, live: LiveSession, parent_id: str | None) -> tuple[Stretch, tuple[Message, ...]]:
+        """The branch that ends there, and the system messages that the active one has besides."""
+        branch = await self._stretch(live.key, parent_id)
+        told = await self._told_on(live, live.state.leaf_id())
+        known = {_origin_of(m) for m in await self._told_on(live, parent_id)} if told else set()
+        return branch, tuple(m for m in told if _origin_of(m) not in known)
+
+    async def _told_on(self, live: LiveSession, leaf_id: str | None) -> tuple[Message, ...]:
+        if leaf_id is None:
+            return ()
+        return await self._store.system_messages(live.key, leaf_id=leaf_id, limit=MAX_CARRIED)
 
     async def check_editable(self, live: LiveSession, message_id: str) -> None:
         """Whether a message can come in the place of that one.
@@ -197,6 +214,16 @@ class Branches:
         if message is None:
             raise _no_message(message_id)
         return message
+
+
+def carried_copy(message: Message, message_id: str, parent_id: str) -> Message:
+    """A system message as it stands on the branch that takes it over: it was said when it was."""
+    metadata = {**message.metadata, "copy_of": _origin_of(message)}
+    return replace(message, id=message_id, parent_id=parent_id, metadata=metadata, siblings=())
+
+
+def _origin_of(message: Message) -> str:
+    return str(message.metadata.get("copy_of", message.id))
 
 
 def _siblings_of(message: Message) -> tuple[str, ...]:

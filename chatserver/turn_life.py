@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from chatserver import events as ev
 from chatserver.agents.base import ToolServers
-from chatserver.branches import Branches
+from chatserver.branches import Branches, carried_copy
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
@@ -111,6 +111,10 @@ class TurnLife:
         answer = new_message(self._clock, "assistant", "", parent_id=user_message.id, model=entry.settings.id)
         if place.beside:
             answer = replace(answer, siblings=(*place.beside, answer.id))
+        # Behind the answer, as if they were told while it runs: before it, it would be no sibling of the first.
+        carried: list[Message] = []
+        for message in place.left:
+            carried.append(carried_copy(message, self._clock.new_id(), (carried or [answer])[-1].id))
         started = await self._store.start_turn(
             StartTurn(
                 key=live.key,
@@ -124,6 +128,7 @@ class TurnLife:
                 queued=queued,
                 edits=place.edits,
                 regenerates=place.regenerates,
+                carried=tuple(carried),
             )
         )
         if isinstance(started, Duplicate):
@@ -140,9 +145,11 @@ class TurnLife:
         told_first: list[ev.Event] = [ev.MessageCreated(sid, user_message, turn.turn_id)]
         if place.regenerates is not None:  # the message stands there already
             history, told_first = history[:-1], []
+        history += tuple(carried)
         live.append_together(
             *told_first,
             ev.MessageCreated(sid, answer, turn.turn_id),
+            *(ev.MessageCreated(sid, message) for message in carried),
             ev.SessionUpdated(sid, told),
             ev.TurnStarted(sid, turn.turn_id, answer.id),
         )

@@ -315,6 +315,13 @@ def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | No
     else:
         params["place"] = params["message"] = params["options"] = params["ended_at"] = None
         tx.run(sql.insert_running_turn, params)
+    for message in start.carried:
+        added = add_message(
+            tx, key=key, message=message, create=None, new_fence=False, expires_at=start.expires_at, now=start.now
+        )
+        if isinstance(added, NotFound):
+            raise added  # cannot be, its row was changed just above; nothing of the turn is to stay then
+        record = added
     return Started(record.fence, record)
 
 

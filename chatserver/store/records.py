@@ -85,6 +85,8 @@ class StartTurn:
 
     `edits` names the stored message that `user_message` becomes a sibling of; `regenerates` the one that `answer` does:
     then `user_message` is stored already, and only the answer goes in. At most one of them is given.
+
+    `carried` are messages that go in behind the answer, each the next one's parent; the last becomes the leaf.
     """
 
     key: SessionKey
@@ -98,6 +100,7 @@ class StartTurn:
     queued: bool = False
     edits: str | None = None
     regenerates: str | None = None
+    carried: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

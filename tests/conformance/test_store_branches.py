@@ -134,6 +134,21 @@ async def test_a_turn_beside_a_message_that_is_not_there_is_refused(store: Store
     assert await store.load(KEY, 10) == before
 
 
+async def test_what_a_turn_carries_along_goes_in_behind_its_answer(store: Store) -> None:
+    """The last of it is the leaf, in the same commit; the turn ends as any other."""
+    await conversation(store, KEY, 1)
+    question, answer = await branch_of(store)
+    turn = regenerated(answer, question)
+    first = message("first", turn.answer.id, role="system")
+    second = message("second", first.id, role="system")
+
+    started = await start_it(store, replace(turn, carried=(first, second)))
+
+    assert (started.record.message_count, started.record.leaf_id) == (5, second.id)
+    assert [m.id for m in await branch_of(store)] == [question.id, turn.answer.id, first.id, second.id]
+    assert await store.record(KEY) == started.record
+
+
 async def test_choosing_a_leaf_makes_its_branch_the_active_one(store: Store) -> None:
     """Under a fence of its own; counts, times and what else the record holds stay."""
     await conversation(store, KEY, 2)

@@ -433,7 +433,7 @@ class PlainStore:
             # The fence that creating the session took is the turn's.
             self._add(
                 session,
-                (start.answer,) if start.regenerates else (start.user_message, start.answer),
+                (*(() if start.regenerates else (start.user_message,)), start.answer, *start.carried),
                 fences=0 if known is None else 1,
                 expires_at=start.expires_at,
                 now=start.now,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatserver.branches import MAX_SIBLINGS
+from chatserver.branches import MAX_CARRIED, MAX_SIBLINGS
 from chatserver.errors import Conflict, Draining, NotFound, StoreUnavailable
 from chatserver.events import Position
 from chatserver.state import WINDOW_MESSAGES
@@ -201,6 +201,92 @@ async def test_a_message_has_so_many_versions_and_no_more() -> None:
         await w.edit("s", q0["id"], "another question")
         await settle()
         await answer(w, "fine")
+
+
+# --- system messages of the branch that is left ---
+
+
+@virtual
+@pytest.mark.parametrize("how", ["edit", "regenerate"])
+async def test_a_system_message_is_read_by_the_next_turn_even_where_that_begins_a_branch(how: str) -> None:
+    """It was acknowledged: the new answer's agent has it, tabs and later turns do, and a new process does."""
+    async with world() as w:
+        q0, a0 = await conversation(w, 1)
+        await w.system("s", "network switched")
+        told = (await w.state("s"))["messages"][-1]
+        reader = await w.reader("s")
+        again = w.edit("s", q0["id"], "q0") if how == "edit" else w.regenerate("s", a0["id"])
+        await again
+        await settle()
+        turn = w.puppet.last.turn
+        assert (turn.message, [m.content for m in turn.history]) == ("q0", ["network switched"])
+        await answer(w, "better")
+        assert texts(reader.state) == ["q0", "better", "network switched"]
+        copy = reader.state["messages"][-1]
+        assert (copy["metadata"], copy["created_at"]) == ({"copy_of": told["id"]}, told["created_at"])
+        assert copy["id"] != told["id"]
+        assert reader.state["message_count"] == (6 if how == "edit" else 5)
+        await check_stored(w, reader.state)
+        await w.kill()
+        await w.start()
+        reader = await w.reader("s")
+        await exchange(w, "s", "q1", "a1")
+        assert [m.content for m in w.puppet.last.turn.history] == ["q0", "better", "network switched"]
+        await check_stored(w, reader.state)
+
+
+@virtual
+async def test_a_system_message_told_during_the_turn_that_is_stopped_is_not_lost() -> None:
+    """Nor is it when the answer is made anew once more, from either of the answers: it stands there once."""
+    async with world() as w:
+        await w.chat("s", "q")
+        await settle()
+        first = (await w.state("s"))["messages"][-1]
+        await w.system("s", "signed")
+        for _ in range(3):
+            await w.regenerate("s", first["id"], on_busy="interrupt")
+            await settle()
+            assert [m.content for m in w.puppet.last.turn.history] == ["signed"]
+            await answer(w, "a")
+            state = await w.state("s")
+            assert texts(state) == ["q", "a", "signed"]
+            await check_stored(w, state)
+
+
+@virtual
+async def test_a_branch_that_has_a_system_message_is_not_told_it_again() -> None:
+    """What stands before the fork stays where it is, and a copy counts as its original."""
+    async with world() as w:
+        await w.system("s", "early")
+        await exchange(w, "s", "q0", "a0")
+        _, _, a0 = (await w.state("s"))["messages"]
+        await w.system("s", "late")
+        await exchange(w, "s", "q1", "a1")
+        q1 = (await w.state("s"))["messages"][-2]
+        await w.regenerate("s", a0["id"])
+        await settle()
+        await answer(w, "b0")
+        assert texts(await w.state("s")) == ["early", "q0", "b0", "late"]
+        await w.edit("s", q1["id"], "q1, better")
+        await settle()
+        assert [m.content for m in w.puppet.last.turn.history] == ["early", "q0", "a0", "late"]
+        await answer(w, "b1")
+        assert texts(await w.state("s")) == ["early", "q0", "a0", "late", "q1, better", "b1"]
+
+
+@virtual
+async def test_so_many_system_messages_are_taken_along_and_no_more() -> None:
+    """The newest, in their order."""
+    async with world() as w:
+        _, a0 = await conversation(w, 1)
+        for n in range(MAX_CARRIED + 1):
+            await w.system("s", str(n))
+        await w.regenerate("s", a0["id"])
+        await settle()
+        await answer(w, "better")
+        state = await w.state("s")
+        assert texts(state) == ["q0", "better", *map(str, range(1, MAX_CARRIED + 1))]
+        await check_stored(w, state)
 
 
 # --- while something runs ---
