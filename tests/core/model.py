@@ -16,6 +16,7 @@ from chatserver.store.base import SessionKey
 UNOWNED_SECONDS = 3000.0
 VISITOR_SECONDS = 6000.0
 QUEUE_LIMIT = 3
+CARRIED = 20
 MODELS = ("one", "two")
 
 
@@ -31,6 +32,7 @@ class ModelMessage:
     parent: ModelMessage | None = None
     feedback: dict[str, Any] | None = None
     message_id: str = ""
+    copy_of: ModelMessage | None = None
 
     def branch(self) -> list[ModelMessage]:
         """The messages up to this one, oldest first."""
@@ -81,14 +83,22 @@ class ModelSession:
         self.leaf = message
         return message
 
+    def told(self) -> list[ModelMessage]:
+        """What the system said last on the active branch; copies as what they are copies of."""
+        return [m.copy_of or m for m in self.messages if m.role == "system"][-CARRIED:]
+
     def start(self, turn: ModelTurn) -> None:
+        before = self.told()
         if turn.regenerates is not None:
             self.leaf = turn.regenerates.parent
-        else:
-            if turn.edits is not None:
-                self.leaf = turn.edits.parent
+        elif turn.edits is not None:
+            self.leaf = turn.edits.parent
+        left = [m for m in before if m not in self.told()]
+        if turn.regenerates is None:
             self.append(ModelMessage("user", turn.text))
         turn.answer = self.append(ModelMessage("assistant", "", "streaming", model=self.model or MODELS[0]))
+        for message in left:
+            self.append(ModelMessage("system", message.content, copy_of=message))
         self.running = turn
 
     def end(self, outcome: str, *, start_next: bool = True) -> None:

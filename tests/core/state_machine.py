@@ -678,7 +678,17 @@ class CoreMachine(RuleBasedStateMachine):
             m = live.state.message(stored.id) or stored
             parent = known[m.parent_id] if m.parent_id is not None else None
             feedback = m.metadata.get("feedback")
-            known[m.id] = ModelMessage(m.role, m.content, m.status, len(m.tool_calls), m.model, parent, feedback, m.id)
+            known[m.id] = ModelMessage(
+                m.role,
+                m.content,
+                m.status,
+                len(m.tool_calls),
+                m.model,
+                parent,
+                feedback,
+                m.id,
+                known.get(m.metadata.get("copy_of", "")),
+            )
         session.everything = list(known.values())
         session.leaf = known[leaf_id] if (leaf_id := live.state.leaf_id()) is not None else None
         session.queue = [
