@@ -6,7 +6,7 @@ an unowned session may use it. Messages are read of a session that was reached t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 
 from chatserver.clock import Clock
 from chatserver.errors import Conflict, NotFound
@@ -17,16 +17,14 @@ from chatserver.session_rules import check_project_id
 from chatserver.store.base import (
     ProjectSummary,
     SessionFilter,
+    SessionKey,
     SessionStats,
     SessionSummary,
     Store,
 )
 from chatserver.store.usage_records import UsageRow
-from chatserver.transfer_source import Export, begin_export
+from chatserver.transfer_source import FIRST_BATCH, Export, begin_export, next_batch
 from chatserver.usage import day_of
-
-# Messages that reading a whole conversation holds at once.
-PAGE_MESSAGES = 200
 
 
 class SessionLists:
@@ -97,19 +95,27 @@ class SessionLists:
         found = await self._store.messages(live.key, leaf_id=None, limit=limit + 1)
         return tuple(_as_it_stands(live, message) for message in found[-limit:]), len(found) > limit
 
-    async def all_messages(self, live: LiveSession) -> AsyncIterator[tuple[Message, ...]]:
-        """Every message of the active branch, oldest first, in pages.
+    def all_messages(self, live: LiveSession) -> AsyncGenerator[tuple[Message, ...], None]:
+        """Every message of the active branch, oldest first, in pages; a running answer as it stands now.
+
+        The session need not be live while they are read.
 
         Raises: Conflict (`branch_changed`) where another branch is chosen on the way; NotFound where it is deleted.
         """
-        offset, last_id = 0, None
-        while page := await self.messages(live, offset=offset, limit=PAGE_MESSAGES):
+        running = {message.id: message for message in live.state.current_messages() if message.status == "streaming"}
+        return self._pages(live.key, running)
+
+    async def _pages(
+        self, key: SessionKey, running: Mapping[str, Message]
+    ) -> AsyncGenerator[tuple[Message, ...], None]:
+        offset, last_id, limit = 0, None, FIRST_BATCH
+        while page := await self._store.message_page(key, offset=offset, limit=limit):
             if page[0].parent_id != last_id:
                 raise Conflict("another branch was chosen while it was read", code="branch_changed")
-            yield page
-            if len(page) < PAGE_MESSAGES:
+            yield tuple(running.get(m.id, m) if m.status == "streaming" else m for m in page)
+            if len(page) < limit:
                 return
-            offset, last_id = offset + len(page), page[-1].id
+            offset, last_id, limit = offset + len(page), page[-1].id, next_batch(page)
 
     async def export(self, live: LiveSession) -> Export:
         """All there is of the session, to be read batch by batch. Raises: NotFound where it is deleted meanwhile."""

@@ -103,11 +103,11 @@ def check_agreement(live: LiveSession, new: NewSession) -> None:
         )
 
 
-def check_text(settings: Settings, text: str, *, field: str = "message", role: StoredRole = "user") -> None:
+def check_text(settings: Settings, text: str, *, field: str = "message") -> None:
     """L2. Raises: InvalidFields (`blank_message`), TooLarge (`message_too_long`)."""
     if not text.strip():
         raise InvalidFields([FieldError((field,), "must not be blank")], code="blank_message")
-    allowed = settings.max_answer_chars if role == "assistant" else settings.max_message_chars
+    allowed = settings.max_message_chars
     if len(text) > allowed:
         raise TooLarge(f"the message has {len(text)} characters; {allowed} are allowed", code="message_too_long")
 

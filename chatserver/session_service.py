@@ -301,7 +301,7 @@ class SessionService(SessionAccess):
             field: what the request calls the text.
         Raises: InvalidFields (blank), TooLarge, RateLimited, NotFound (deleted meanwhile), what the store raises.
         """
-        check_text(self._settings, text, field=field, role=role)
+        check_text(self._settings, text, field=field)
         check_metadata(self._settings, metadata)
         self._limits.message(caller)
         return await self._turns.add_message(live, role, text, self._expiry(caller), metadata)

@@ -1,7 +1,7 @@
 """Export: one session as it is read to be exported, for folders (transfer.py) and downloads (api/export.py) alike.
 
 Invariants: what it gives is of one moment, except for an answer that was running, and memory holds the ids of a
-session's messages and some hundred of the messages themselves, however many there are.
+session's messages and about a megabyte of the messages themselves, however many there are.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+import orjson
+
 from chatserver.message import Message
 from chatserver.store.base import SessionKey, SessionRecord, Store, StoredTurn
 
-# Messages that are read together: some hundred kilobytes, in a millisecond of a reader's time.
-BATCH_MESSAGES = 100
+# Messages that are read together: at first few, since one can have a million characters; then as many as are about a
+# megabyte, and a millisecond of a reader's time.
+FIRST_BATCH = 10
+MAX_BATCH = 200
+BATCH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,18 @@ class Export:
         return self._read(found[::-1])
 
     async def _read(self, ids: Sequence[str]) -> AsyncGenerator[tuple[Message, ...], None]:
-        for at in range(0, len(ids), BATCH_MESSAGES):
-            yield await self.store.messages_by_id(self.record.key, ids[at : at + BATCH_MESSAGES])
+        at, count = 0, FIRST_BATCH
+        while at < len(ids):
+            batch = await self.store.messages_by_id(self.record.key, ids[at : at + count])
+            yield batch
+            at, count = at + count, next_batch(batch)
+
+
+def next_batch(batch: Sequence[Message]) -> int:
+    """How many messages to read after these, so that they are about `BATCH_BYTES`: at most twice as many."""
+    count = len(batch)
+    fitting = count * BATCH_BYTES // max(1, len(orjson.dumps(batch)))
+    return max(1, min(2 * count, fitting, MAX_BATCH))
 
 
 async def begin_export(store: Store, key: SessionKey) -> Export | None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from chatserver import transfer_markdown as markdown
+from chatserver.api import streamed
 from chatserver.api.answers import tell_session
 from chatserver.api.reading import caller_of, read_query, session_id_of
 from chatserver.api.route import JSON, MARKDOWN
@@ -17,6 +18,7 @@ from chatserver.api.schemas import ExportQuery
 from chatserver.api.services import services
 from chatserver.clock import rfc3339
 from chatserver.errors import NotFound
+from chatserver.session_service import Caller, SessionService
 from chatserver.transfer_format import message_json, session_json
 from chatserver.transfer_source import Export
 
@@ -26,26 +28,27 @@ MAX_NAME_CHARS = 80
 
 async def export(request: web.Request) -> web.StreamResponse:
     """`GET /api/export`: take a session away as a file: all of it as JSON, or what was said as Markdown."""
-    query, sessions = read_query(request, ExportQuery), services(request).sessions
+    query, app, caller = read_query(request, ExportQuery), services(request), caller_of(request)
     session_id = session_id_of(request)
     if session_id is None:
         raise NotFound("the request names no session", code="session_not_found")
-    async with sessions.open_stored(caller_of(request), session_id) as live:
+    with app.hub.place(caller.counted_as, caller.counted_too):
+        found = await _found(request, app.sessions, caller, session_id)
+        as_json = query.format == "json"
+        response = web.StreamResponse()
+        response.content_type = JSON if as_json else MARKDOWN
+        if not as_json:
+            response.charset = "utf-8"
+        response.headers["Content-Disposition"] = disposition(found.record.title, "json" if as_json else "md")
+        await streamed.send(request, response, _json(found) if as_json else _markdown(found))
+        return response
+
+
+async def _found(request: web.Request, sessions: SessionService, caller: Caller, session_id: str) -> Export:
+    """A function of its own, so that nothing holds the live session while its messages are sent."""
+    async with sessions.open_stored(caller, session_id) as live:
         tell_session(request, live)
-        found = await sessions.lists.export(live)
-    as_json = query.format == "json"
-    response = web.StreamResponse()
-    response.content_type = JSON if as_json else MARKDOWN
-    if not as_json:
-        response.charset = "utf-8"
-    response.headers["Content-Disposition"] = disposition(found.record.title, "json" if as_json else "md")
-    await response.prepare(request)
-    if request.method != "HEAD":
-        async with aclosing(_json(found) if as_json else _markdown(found)) as pieces:
-            async for piece in pieces:
-                await response.write(piece)
-    await response.write_eof()
-    return response
+        return await sessions.lists.export(live)
 
 
 async def _json(found: Export) -> AsyncGenerator[bytes, None]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import orjson
 from aiohttp import web
 
+from chatserver.api import streamed
 from chatserver.api.answers import json_response, tell_session, tell_session_id
 from chatserver.api.reading import caller_of, explicit_session_id, read_body, read_query
 from chatserver.api.record_schemas import (
@@ -16,10 +20,12 @@ from chatserver.api.record_schemas import (
     SessionUpdateBody,
 )
 from chatserver.api.records import cursor_of, message_wire, place_of, session_wire, summary_wire
+from chatserver.api.route import JSON
 from chatserver.api.services import services
 from chatserver.clock import rfc3339
 from chatserver.message import Message
 from chatserver.quotas import summed
+from chatserver.session_service import Caller, SessionService
 from chatserver.store.base import SessionRecord
 
 
@@ -144,30 +150,39 @@ async def list_messages(request: web.Request) -> web.Response:
         return json_response([message_wire(m, live.record) for m in page])
 
 
-def _json_of(page: tuple[Message, ...], record: SessionRecord) -> bytes:
-    return orjson.dumps([message_wire(m, record) for m in page])[1:-1]
-
-
 async def full(request: web.Request) -> web.StreamResponse:
     """`GET …/full`: the record and all messages.
 
     They are read and sent page by page, so that a long conversation needs no memory.
     """
-    sessions = services(request).sessions
-    async with sessions.open_stored(caller_of(request), _session(request), project_id=_project(request)) as live:
-        tell_session(request, live)
-        pages = sessions.lists.all_messages(live)
-        first = await anext(pages, None)  # what can be refused is refused before the head goes out
-        response = web.StreamResponse()
-        response.content_type = "application/json"
-        await response.prepare(request)
-        if request.method == "HEAD":  # a body would be read as the next answer
-            await response.write_eof()
-            return response
-        await response.write(b'{"session":%b,"messages":[' % orjson.dumps(session_wire(live.record)))
-        await response.write(_json_of(first or (), live.record))
-        async for page in pages:
-            await response.write(b"," + _json_of(page, live.record))
-        await response.write(b"]}")
-        await response.write_eof()
+    app, caller = services(request), caller_of(request)
+    with app.hub.place(caller.counted_as, caller.counted_too):
+        record, pages = await _whole(request, app.sessions, caller)
+        async with aclosing(pages):
+            first = await anext(pages, None)  # what can be refused is refused before the head goes out
+            response = web.StreamResponse()
+            response.content_type = JSON
+            await streamed.send(request, response, _full_json(record, first, pages))
         return response
+
+
+async def _whole(
+    request: web.Request, sessions: SessionService, caller: Caller
+) -> tuple[SessionRecord, AsyncGenerator[tuple[Message, ...], None]]:
+    """A function of its own, so that nothing holds the live session while its messages are sent."""
+    async with sessions.open_stored(caller, _session(request), project_id=_project(request)) as live:
+        tell_session(request, live)
+        return live.record, sessions.lists.all_messages(live)
+
+
+async def _full_json(
+    record: SessionRecord, page: tuple[Message, ...] | None, pages: AsyncGenerator[tuple[Message, ...], None]
+) -> AsyncGenerator[bytes, None]:
+    yield b'{"session":%b,"messages":[' % orjson.dumps(session_wire(record))
+    separator = b""
+    while page is not None:
+        for message in page:
+            yield separator + orjson.dumps(message_wire(message, record))
+            separator = b","
+        page = await anext(pages, None)
+    yield b"]}"

@@ -6,7 +6,6 @@ chunks (1.6x over StreamResponse.write), with the stall guard of streams/subscri
 
 from __future__ import annotations
 
-import socket
 from typing import cast
 
 from aiohttp import web
@@ -19,14 +18,12 @@ from chatserver.api.identity import lease_of
 from chatserver.api.reading import caller_of, read_body, resume_point, session_id_of
 from chatserver.api.schemas import StreamBody
 from chatserver.api.services import Services, services
+from chatserver.api.streamed import bound_kernel_backlog
 from chatserver.errors import FieldError, InvalidFields, InvalidRequest, NotFound, RateLimited
 from chatserver.events import Position, SessionDeleted, encode_plain, wire
 from chatserver.live_session import LiveSession
 from chatserver.session_service import SESSION_ID, Caller
 from chatserver.streams.subscriber import Connection, StateView, Subscription, goodbye_frame
-
-# Unsent bytes that the kernel takes for one stream: more than a burst of tokens, less than a backlog.
-KERNEL_UNSENT_BYTES = 128 << 10
 
 
 class EventStream(EventSourceResponse):
@@ -104,20 +101,9 @@ class TransportSink:
         self._transport.abort()
 
 
-def _bound_kernel_backlog(request: web.Request) -> None:
-    """Let the kernel take no more than it can send soon: what it holds is neither seen nor dropped by the stall guard.
-
-    Without it one reader that has stopped keeps up to tcp_wmem's maximum (4 MiB) of the machine's memory, and is found
-    to lag only when that is full.
-    """
-    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)
-
-
 async def _prepare(request: web.Request, app: Services) -> tuple[EventStream, Connection]:
     response = EventStream(stall_seconds=app.settings.stall_timeout_seconds)
-    _bound_kernel_backlog(request)
+    bound_kernel_backlog(request)
     await response.prepare(request)
     await response.write(b"retry: %d\n\n" % app.hub.retry_milliseconds())
     response.headers.clear()  # they are out, and weigh another kilobyte

@@ -297,6 +297,7 @@ async def test_add_message_validates_role(person: Person) -> None:
         ({"role": "user", "content": "x", "id": "mine"}, (422, "invalid_fields")),
         ({"role": "user", "content": " \n"}, (422, "blank_message")),
         ({"role": "user", "content": "x" * 32_001}, (413, "message_too_long")),
+        ({"role": "assistant", "content": "x" * 32_001}, (413, "message_too_long")),
         ({"role": "user", "content": "x", "metadata": {"a": "x" * 20_000}}, (413, "metadata_too_large")),
     ):
         assert await person.refused("POST", path, body) == expected, body
