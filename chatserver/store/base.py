@@ -74,8 +74,7 @@ __all__ = [
 
 # What a preview of a message shows (spec P2).
 PREVIEW_CHARS = 100
-# Sessions that one transaction of `adopt_sessions` takes: their texts leave the old owner's index, and everybody else's
-# writes wait for that.
+# Sessions that one transaction of `adopt_sessions` takes: everybody else's writes wait for it.
 ADOPTED_TOGETHER = 20
 # Projects that one list holds, the ones used last: a person has a handful, a program may have made thousands.
 LISTED_PROJECTS = 1000
@@ -239,8 +238,8 @@ class Store(Protocol):
     async def adopt_sessions(self, tenant: str, from_owner: str, to_owner: str, now: float) -> tuple[SessionKey, ...]:
         """Give the unexpired sessions of one owner to another (spec S6), each under a new fence; which ones.
 
-        In transactions of ADOPTED_TOGETHER sessions each, until none is left. Of two calls at once each session goes to
-        one. Repeating it after a failure goes on where that one stopped.
+        In transactions of up to ADOPTED_TOGETHER sessions each, until none is left. Of two calls at once each session
+        goes to one. Repeating it after a failure goes on where that one stopped.
         """
 
     async def purge_expired(

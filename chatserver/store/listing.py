@@ -81,18 +81,23 @@ def session_stats(
     )
 
 
-def adopt_some(tx: Transaction, *, tenant: str, from_owner: str, to_owner: str, now: float) -> tuple[SessionKey, ...]:
-    """One transaction of `Store.adopt_sessions`."""
+def adopt_some(
+    tx: Transaction, *, tenant: str, from_owner: str, to_owner: str, now: float
+) -> tuple[tuple[SessionKey, ...], bool]:
+    """One transaction of `Store.adopt_sessions`; also whether more is left."""
     if from_owner == to_owner:
-        return ()
+        return (), False
     params = {"tenant": tenant, "owner": from_owner, "now": now, "limit": ADOPTED_TOGETHER}
-    adopted = []
-    for row in tx.all(tx.sql.sessions_to_adopt, params):
+    adopted: list[SessionKey] = []
+    room = search.TOGETHER_CHARS
+    rows = tx.all(tx.sql.sessions_to_adopt, params)
+    for row in rows:
         key = SessionKey(row[0], row[1])
-        search.remove(tx, row)
+        if (room := search.remove(tx, row, room)) < 0:
+            return tuple(adopted), True
         tx.run(tx.sql.adopt_session, {**key_params(key), "to_owner": to_owner})
         adopted.append(key)
-    return tuple(adopted)
+    return tuple(adopted), len(rows) == ADOPTED_TOGETHER
 
 
 def purge_some(
@@ -102,10 +107,14 @@ def purge_some(
     forget_some_deleted(tx, now=now)
     before = now - kept_seconds
     due = tx.all(tx.sql.due_sessions, {"before": before, "limit": limit})
-    purged = []
+    purged: list[SessionKey] = []
+    room = search.TOGETHER_CHARS
     for tenant, session_id, expires_at in due:
         key = SessionKey(tenant, session_id)
         if expires_at < before and key not in spare:
+            row = tx.one(tx.sql.record, key_params(key))
+            if row is not None and (room := search.remove(tx, row, room)) < 0:
+                return tuple(purged), True
             delete_session(tx, key=key)
             purged.append(key)
         else:  # it was extended, or is in use

@@ -158,7 +158,7 @@ def unindexed() -> ClauseElement:
     keys = (
         select(c.tenant, c.session_id, c.updated_at)
         .where(
-            *_of_owner(),
+            *_owned(),
             c.message_count > c.indexed_seq,
             _place() > tuple_(p(c.updated_at, "after_at"), p(c.session_id, "after_id")),
         )

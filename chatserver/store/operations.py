@@ -165,7 +165,7 @@ def update_session(
         return read_record(tx, key=key) or _no_session(key)
     if not _SEARCHED.isdisjoint(changes) and (before := tx.one(tx.sql.record, key_params(key))) is not None:
         if "owner" in changes:
-            search.remove(tx, before)
+            _take_out(tx, before)
         else:
             search.rename(tx, before, changes["title"])
     row = tx.one(
@@ -175,11 +175,17 @@ def update_session(
     return record_of(row) if row is not None else _no_session(key)
 
 
+def _take_out(tx: Transaction, row: Row) -> None:
+    """Out of the index with what is left there: where much is, the store took it out before (sql.py)."""
+    while search.remove(tx, row, search.TOGETHER_CHARS) < 0:
+        row = tx.one(tx.sql.record, {"tenant": row[0], "session_id": row[1]}) or row
+
+
 def delete_session(tx: Transaction, *, key: SessionKey) -> bool:
     row = tx.one(tx.sql.record, key_params(key))
     if row is None:
         return False
-    search.remove(tx, row)
+    _take_out(tx, row)
     tx.run(tx.sql.delete_session, key_params(key))  # messages, turns and chunks go with it
     # One more than the last: the deletion's own event is numbered with a fence that nobody commits.
     tx.run(tx.sql.bury_session, {**key_params(key), "fence": record_of(row).fence + 1, "found_at": None})

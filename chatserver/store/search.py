@@ -15,63 +15,90 @@ A document is numbered by its session's `number` and its message's `seq`; 0 is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
-from itertools import takewhile
+from itertools import chain, takewhile
+from math import inf
 
 from chatserver.store.records import SessionKey
 from chatserver.store.rows import Row, indexed_of, key_params
 from chatserver.store.schema import SEQ_BITS
 from chatserver.store.statements import Statement
 from chatserver.store.transaction import Transaction
-from chatserver.store.words import query_words, words_of
+from chatserver.store.words import SEARCHED_CHARS, query_words, words_of
 
-# Texts that one transaction adds: some 10 ms, for which everybody else's writes wait.
-INDEXED_TOGETHER = 128
+# Characters that one transaction adds or takes out, for which everybody else's writes wait: some 20 ms of words that
+# all differ, 2 ms of a language's. The longest text has room.
+TEXT_CHARS = 250  # what a text costs beside its own
+TOGETHER_CHARS = SEARCHED_CHARS + TEXT_CHARS
+_TEXTS_TOGETHER = TOGETHER_CHARS // TEXT_CHARS
 _SESSIONS_TOGETHER = 32
 _TITLE = 0
 
 # Where a walk through an owner's sessions stands: `(updated_at, session_id)`.
 Place = tuple[float, str]
 FIRST: Place = (0.0, "")
+LAST: Place = (inf, "")
 
 
-def is_behind(tx: Transaction, *, tenant: str, owner: str) -> bool:
+def is_behind(tx: Transaction, *, tenant: str, owner: str, now: float) -> bool:
     """Whether something of an owner's is not in the index yet."""
-    params = {"tenant": tenant, "owner": owner, "after_at": FIRST[0], "after_id": FIRST[1], "limit": 1}
+    params = {"tenant": tenant, "owner": owner, "now": now, "after_at": FIRST[0], "after_id": FIRST[1], "limit": 1}
     return tx.one(tx.sql.unindexed_sessions, params) is not None
 
 
-def index_some(tx: Transaction, *, tenant: str, owner: str, after: Place) -> Place | None:
-    """Add what of an owner's sessions is not in the index yet, from a place on, up to INDEXED_TOGETHER texts.
+def index_some(
+    tx: Transaction, *, tenant: str, owner: str, now: float, after: Place, spare: Collection[SessionKey] = ()
+) -> Place | None:
+    """Add what of an owner's sessions is not in the index yet, from a place on, up to TOGETHER_CHARS.
 
     The sessions come oldest first: one that is used meanwhile moves behind the place, and is not missed.
 
+    Args:
+        spare: sessions that are being taken out.
     Returns: where to go on; None where nothing is left.
     """
-    params = {"tenant": tenant, "owner": owner, "after_at": after[0], "after_id": after[1]}
-    room = INDEXED_TOGETHER
-    all_seen = False
+    params = {"tenant": tenant, "owner": owner, "now": now, "after_at": after[0], "after_id": after[1]}
+    room = TOGETHER_CHARS
     documents: list[tuple[int, str]] = []
     sessions = tx.all(tx.sql.unindexed_sessions, {**params, "limit": _SESSIONS_TOGETHER})
     for updated_at, session_id, title, number, indexed_seq in sessions:
         key = SessionKey(tenant, session_id)
-        texts: list[tuple[int, str]] = [(_TITLE, title)] if indexed_seq < _TITLE else []
-        new = tx.all(tx.sql.unindexed_texts, {**key_params(key), "indexed_seq": indexed_seq, "limit": room})
-        # A running answer comes in when it has settled, and what stands behind it then too.
-        settled = list(takewhile(_has_settled, new))
-        texts += [(seq, text) for seq, text, _ in settled]
-        if texts:
-            tx.run(tx.sql.mark_indexed, {**key_params(key), "indexed_seq": texts[-1][0]})
-            documents += _documents(number, texts)
-        if len(settled) == room:
-            break  # there may be more of it: the place stays before it
-        room -= len(settled)
+        if key not in spare:
+            seq = {"indexed_seq": max(indexed_seq, _TITLE), "limit": _TEXTS_TOGETHER}
+            rows = tx.all(tx.sql.unindexed_texts, {**key_params(key), **seq})
+            # A running answer comes in when it has settled, and what stands behind it then too.
+            settled = _contents(tx, key, takewhile(_has_settled, rows))
+            texts, room = _fitting(settled if indexed_seq >= _TITLE else chain([(_TITLE, title)], settled), room)
+            if texts:
+                tx.run(tx.sql.mark_indexed, {**key_params(key), "indexed_seq": texts[-1][0]})
+                documents += _documents(number, texts)
+            if room < 0 or len(texts) == _TEXTS_TOGETHER:
+                break  # there may be more of it: the place stays before it
         after = (updated_at, session_id)
     else:
-        all_seen = len(sessions) < _SESSIONS_TOGETHER
+        if len(sessions) < _SESSIONS_TOGETHER:
+            after = LAST
     _write(tx, tx.sql.add_words, tenant, owner, documents)
-    return None if all_seen else after
+    return None if after == LAST else after
+
+
+def _contents(tx: Transaction, key: SessionKey, rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
+    """The texts of messages, each read when it is asked for."""
+    for seq, message_id, *_ in rows:
+        row = tx.one(tx.sql.content, {**key_params(key), "message_id": message_id})
+        yield seq, row[0] if row is not None else ""
+
+
+def _fitting(texts: Iterable[tuple[int, str]], room: int) -> tuple[list[tuple[int, str]], int]:
+    """The texts that have room, and the room that is left; below 0 where one did not fit."""
+    fitting = []
+    for seq, text in texts:
+        room -= TEXT_CHARS + min(len(text), SEARCHED_CHARS)
+        if room < 0:
+            break
+        fitting.append((seq, text))
+    return fitting, room
 
 
 def _has_settled(row: Row) -> bool:
@@ -86,14 +113,29 @@ def rename(tx: Transaction, row: Row, title: str) -> None:
         _write(tx, tx.sql.add_words, tenant, owner, _documents(number, [(_TITLE, title)]))
 
 
-def remove(tx: Transaction, row: Row) -> None:
-    """Take a session out of the index, before its messages or its owner go."""
+def remove(tx: Transaction, row: Row, room: int) -> int:
+    """Take a session out of the index, the newest messages first, before its messages or its owner go.
+
+    Args:
+        room: characters that this transaction may still take out.
+    Returns: the room that is left; below 0 where the session is not out yet.
+    """
     tenant, session_id, owner, title, number, indexed_seq = indexed_of(row)
-    if owner is not None and indexed_seq >= _TITLE:
-        key = SessionKey(tenant, session_id)
-        texts = tx.all(tx.sql.indexed_texts, {**key_params(key), "indexed_seq": indexed_seq})
-        _write(tx, tx.sql.remove_words, tenant, owner, _documents(number, [(_TITLE, title), *texts]))
-        tx.run(tx.sql.mark_indexed, {**key_params(key), "indexed_seq": _TITLE - 1})
+    if owner is None or indexed_seq < _TITLE:
+        return room
+    key = SessionKey(tenant, session_id)
+    rows = tx.all(tx.sql.indexed_texts, {**key_params(key), "indexed_seq": indexed_seq, "limit": _TEXTS_TOGETHER})
+    texts, room = _fitting(chain(_contents(tx, key, rows), [(_TITLE, title)]), room)
+    if texts:
+        _write(tx, tx.sql.remove_words, tenant, owner, _documents(number, texts))
+        tx.run(tx.sql.mark_indexed, {**key_params(key), "indexed_seq": texts[-1][0] - 1})
+    return room
+
+
+def remove_some(tx: Transaction, *, key: SessionKey) -> bool:
+    """One transaction that takes a session out of the index; whether more is left of it."""
+    row = tx.one(tx.sql.record, key_params(key))
+    return row is not None and remove(tx, row, TOGETHER_CHARS) < 0
 
 
 def matches(tenant: str, owner: str, query: str) -> tuple[str, ...]:

@@ -9,11 +9,13 @@ What a method does is in operations.py; when it is committed, in writer.py; how 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from chatserver.config import Settings
 from chatserver.errors import StartupError, StoreFull, StoreUnavailable
@@ -45,7 +47,10 @@ from chatserver.store.base import (
 )
 from chatserver.store.sql_accounts import SqlAccounts
 from chatserver.store.statements import CHANGEABLE
+from chatserver.store.transaction import Transaction
 from chatserver.store.writer import Transactions
+
+T = TypeVar("T")
 
 DATABASE_NAME = "chatserver.db"
 # Writes in one commit. Some 15 ms of work: beyond that a larger group saves nothing and its first waits for its last.
@@ -171,6 +176,10 @@ class SqlStore:
                 "reader", partial(sqlite.reading, where), limit=queue_limit, batch=1, threads=reader_threads
             )
         )
+        self._indexing = asyncio.Lock()
+        # Sessions, and owners by tenant, whose texts are leaving the index.
+        self._taken_out: Counter[SessionKey] = Counter()
+        self._given_away: Counter[tuple[str, str]] = Counter()
         self.accounts = SqlAccounts(self._writer, self._reader)
 
     async def open(self) -> None:
@@ -227,19 +236,39 @@ class SqlStore:
         self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
     ) -> tuple[SessionSummary, ...]:
         if where.query is not None and where.owner is not None:
-            await self._bring_index_up(where.tenant, where.owner)
+            await self._bring_index_up(where.tenant, where.owner, where.now)
         return await self._reader.submit(
             partial(listing.list_sessions, where=where, limit=limit, offset=offset, after=after)
         )
 
-    async def _bring_index_up(self, tenant: str, owner: str) -> None:
+    async def _bring_index_up(self, tenant: str, owner: str, now: float) -> None:
         """Index what the owner wrote since the last search (search.py)."""
         with suppress(StoreUnavailable, StoreFull):  # what is indexed can be found where nothing can be written
-            if await self._reader.submit(partial(search.is_behind, tenant=tenant, owner=owner)):
+            if await self._reader.submit(partial(search.is_behind, tenant=tenant, owner=owner, now=now)):
                 place: search.Place | None = search.FIRST
                 while place is not None:
-                    work = partial(search.index_some, tenant=tenant, owner=owner, after=place)
-                    place = await self._writer.submit(work)
+                    async with self._indexing:
+                        if (tenant, owner) in self._given_away:
+                            return
+                        work = partial(search.index_some, tenant=tenant, owner=owner, now=now, after=place)
+                        place = await self._writer.submit(partial(work, spare=frozenset(self._taken_out)))
+
+    async def _index(self, work: Callable[[Transaction], T]) -> T:
+        """Run what changes the index: one at a time, as all that wait would come into one commit."""
+        async with self._indexing:
+            return await self._writer.submit(work)
+
+    @asynccontextmanager
+    async def _out_of_index(self, key: SessionKey) -> AsyncIterator[None]:
+        """Take a session out of the index, a little in each transaction; no search puts it in again meanwhile."""
+        self._taken_out[key] += 1
+        try:
+            while await self._index(partial(search.remove_some, key=key)):
+                pass
+            yield
+        finally:
+            self._taken_out[key] -= 1
+            self._taken_out += Counter()  # which drops what is 0
 
     async def list_projects(
         self, tenant: str, owner: str | None, now: float, *, limit: int = LISTED_PROJECTS
@@ -293,7 +322,11 @@ class SqlStore:
         return await self._writer.submit(partial(usage.forget_usage, before_day=before_day, limit=limit))
 
     async def import_session(self, whole: WholeSession, *, replace: bool) -> Imported:
-        return await self._writer.submit(partial(whole_sessions.import_session, whole=whole, do_replace=replace))
+        work = partial(whole_sessions.import_session, whole=whole, do_replace=replace)
+        if replace:
+            async with self._out_of_index(whole.record.key):
+                return await self._writer.submit(work)
+        return await self._writer.submit(work)
 
     async def create_session(self, record: SessionRecord) -> SessionRecord:
         return await self._writer.submit(partial(operations.create_session, record=record))
@@ -303,12 +336,15 @@ class SqlStore:
     ) -> SessionRecord:
         if not changes.keys() <= CHANGEABLE:
             raise ValueError(f"not columns that can be set: {sorted(changes.keys() - CHANGEABLE)}")
-        return await self._writer.submit(
-            partial(operations.update_session, key=key, changes=changes, new_fence=new_fence, now=now)
-        )
+        work = partial(operations.update_session, key=key, changes=changes, new_fence=new_fence, now=now)
+        if "owner" in changes:
+            async with self._out_of_index(key):
+                return await self._writer.submit(work)
+        return await self._writer.submit(work)
 
     async def delete_session(self, key: SessionKey) -> bool:
-        return await self._writer.submit(partial(operations.delete_session, key=key))
+        async with self._out_of_index(key):
+            return await self._writer.submit(partial(operations.delete_session, key=key))
 
     async def add_message(
         self,
@@ -375,8 +411,15 @@ class SqlStore:
     async def adopt_sessions(self, tenant: str, from_owner: str, to_owner: str, now: float) -> tuple[SessionKey, ...]:
         work = partial(listing.adopt_some, tenant=tenant, from_owner=from_owner, to_owner=to_owner, now=now)
         adopted: list[SessionKey] = []
-        while some := await self._writer.submit(work):
-            adopted += some
+        more = True
+        self._given_away[tenant, from_owner] += 1
+        try:
+            while more:
+                some, more = await self._index(work)
+                adopted += some
+        finally:
+            self._given_away[tenant, from_owner] -= 1
+            self._given_away += Counter()
         return tuple(adopted)
 
     async def purge_expired(
@@ -384,6 +427,6 @@ class SqlStore:
     ) -> tuple[SessionKey, ...]:
         work = partial(listing.purge_some, now=now, limit=limit, kept_seconds=kept_seconds, spare=frozenset(spare))
         while True:
-            purged, more = await self._writer.submit(work)
+            purged, more = await self._index(work)
             if purged or not more:
                 return purged

@@ -354,13 +354,22 @@ class Statements:
         indexed = _p(sessions.c.indexed_seq)
         self.unindexed_sessions = make(listing_statements.unindexed())
         self.unindexed_texts = make(
-            select(seq, messages.c.content, messages.c.status)
+            select(seq, messages.c.message_id, messages.c.status)
             .where(_key(messages), seq > indexed)
             .order_by(seq)
             .limit(bindparam("limit", type_=Integer))
             .offset(_ZERO)
         )
-        self.indexed_texts = make(select(seq, messages.c.content).where(_key(messages), seq <= indexed))
+        self.indexed_texts = make(
+            select(seq, messages.c.message_id)
+            .where(_key(messages), seq <= indexed)
+            .order_by(seq.desc())
+            .limit(bindparam("limit", type_=Integer))
+            .offset(_ZERO)
+        )
+        self.content = make(
+            select(messages.c.content).where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
+        )
         self.mark_indexed = make(update(sessions).where(_key(sessions)).values(indexed_seq=indexed))
 
         # --- readiness ---

@@ -14,8 +14,8 @@ import unicodedata
 
 # Longer ones are keys, hashes and encoded data: they are found by their beginning.
 WORD_CHARS = 40
-# Of one text; a book that was pasted is found by its beginning.
-SEARCHED_CHARS = 100_000
+# Of one text; a book that was pasted is found by its beginning. More would be too much for one transaction (search.py).
+SEARCHED_CHARS = 32_000
 # Of one query; further ones are not looked for.
 QUERY_WORDS = 16
 

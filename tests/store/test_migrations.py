@@ -108,7 +108,7 @@ def test_data_of_the_first_revision_is_kept() -> None:
 
         tx = Transaction(connection, sqlite_statements())
         where = SessionFilter("t", "user:1", now=3)
-        assert index_some(tx, tenant="t", owner="user:1", after=FIRST) is None
+        assert index_some(tx, tenant="t", owner="user:1", now=3, after=FIRST) is None
         (listed,) = list_sessions(tx, where=replace(where, query="hi"), limit=9, offset=0, after=None)
         assert (listed.record.title, listed.record.fence, listed.last_message_preview) == ("T", 4, "Hi")
         assert purge_some(tx, now=9, limit=9, kept_seconds=0, spare=()) == ((), False)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from chatserver.config import Settings
 from chatserver.errors import ChatServerError
-from chatserver.store import listing, operations, recovery, search, whole
+from chatserver.store import listing, operations, recovery, search, sqlite, whole
 from chatserver.store.base import SessionFilter, SessionKey, StartTurn, WholeSession
 from chatserver.store.migrate import migrate
+from chatserver.store.sql import open_store
 from chatserver.store.statements import sqlite_statements
 from chatserver.store.transaction import Transaction
 from chatserver.store.words import QUERY_WORDS, SEARCHED_CHARS, WORD_CHARS, query_words, words_of
@@ -88,8 +92,8 @@ def done(outcome: object) -> None:
 def found(tx: Transaction, owner: str, query: str) -> set[str]:
     place: search.Place | None = search.FIRST
     while place is not None:
-        place = search.index_some(tx, tenant="t", owner=owner, after=place)
-    assert not search.is_behind(tx, tenant="t", owner=owner) or _something_runs(tx)
+        place = search.index_some(tx, tenant="t", owner=owner, now=NOW, after=place)
+    assert not search.is_behind(tx, tenant="t", owner=owner, now=NOW) or _something_runs(tx)
     where = SessionFilter("t", owner, NOW, query=query, include_inactive=True)
     return {s.record.key.session_id for s in listing.list_sessions(tx, where=where, limit=100, offset=0, after=None)}
 
@@ -286,3 +290,59 @@ def test_after_any_history_a_search_finds_what_is_there(
         connection.execute("INSERT INTO search (search) VALUES ('integrity-check')")
     finally:
         connection.execute("ROLLBACK")
+
+
+# --- how much at once ---
+
+
+async def test_no_transaction_handles_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of characters that are indexed or taken out, however much is searched, deleted, adopted or purged, and by how
+    many at once: everybody else's writes wait for it."""
+    handled = [0]
+    begin = sqlite.Database.begin
+
+    def count_anew(self: sqlite.Database) -> None:
+        handled.append(0)
+        begin(self)
+
+    def count(text: str) -> dict[str, None]:
+        handled[-1] += min(len(text), SEARCHED_CHARS)
+        return words_of(text)
+
+    monkeypatch.setattr(sqlite.Database, "begin", count_anew)
+    monkeypatch.setattr(search, "words_of", count)
+    store = await open_store(Settings(data_dir=tmp_path, reader_threads=1))
+    try:
+        for n in range(6):
+            key = SessionKey("t", str(n))
+            await store.create_session(record(key, owner=OWNERS[n % 3], title=f"long {n}"))
+            for at in range(4):
+                text = message(f"w{n}x{at} " * 10_000)
+                await store.add_message(key, text, create=None, new_fence=True, expires_at=EXPIRES, now=NOW)
+
+        async def found_by(owner: str) -> set[str]:
+            page = await store.list_sessions(SessionFilter("t", owner, NOW, query="long w"), limit=9)
+            return {s.record.key.session_id for s in page}
+
+        async def handled_by(*work: Coroutine[Any, Any, Any]) -> int:
+            handled.clear()
+            handled.append(0)
+            await asyncio.gather(*work)
+            assert max(handled) <= search.TOGETHER_CHARS
+            return sum(handled)
+
+        for _ in range(2):
+            assert await handled_by(*map(found_by, OWNERS)) in (24 * SEARCHED_CHARS + 6 * len("long 0"), 0)
+        assert await handled_by(store.delete_session(KEYS[0]), store.delete_session(KEYS[1])) > 8 * SEARCHED_CHARS
+        assert await handled_by(store.adopt_sessions("t", OWNERS[2], OWNERS[0], NOW)) > 8 * SEARCHED_CHARS
+        assert await handled_by(*map(found_by, OWNERS)) > 8 * SEARCHED_CHARS
+        assert [await found_by(owner) for owner in OWNERS] == [{"2", "3", "5"}, {"4"}, set()]
+
+        async def purge() -> None:
+            while await store.purge_expired(EXPIRES + 1, 20):
+                pass
+
+        assert await handled_by(purge()) > 16 * SEARCHED_CHARS
+        assert await store.count_sessions("t") == 0
+    finally:
+        await store.close()
