@@ -28,7 +28,7 @@ from chatserver.under_way import UnderWay
 MAX_SIBLINGS = 100
 # Copied in one transaction, in which no other write gets its turn: some 100 ms, for many messages or for long ones.
 FORK_MESSAGES = 10_000
-FORK_CHARS = 8 << 20
+FORK_BYTES = 8 << 20
 # System messages that a new branch takes over: what still holds is among the newest, and each edit copies them again.
 MAX_CARRIED = 20
 
@@ -157,7 +157,7 @@ class Branches:
             check_there(live)
             await self._ends.settle(live)
             await self._find(live, message_id)
-            await self._store.fork_session(live.key, message_id, create, FORK_MESSAGES, FORK_CHARS)
+            await self._store.fork_session(live.key, message_id, create, FORK_MESSAGES, FORK_BYTES)
 
     async def rate(self, live: LiveSession, message_id: str, feedback: Mapping[str, Any] | None) -> Message:
         """Keep what a person thinks of an answer, as `feedback` of its metadata; None takes it away.

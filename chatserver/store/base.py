@@ -195,7 +195,7 @@ class Store(Protocol):
         """
 
     async def fork_session(
-        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, max_bytes: int
     ) -> SessionRecord:
         """Insert `create` with a copy of the branch that ends at a message of `key`; returns its record.
 
@@ -203,10 +203,10 @@ class Store(Protocol):
 
         Args:
             limit: messages that the branch may have.
-            chars: of their contents, reasoning and tool calls together.
+            max_bytes: of their contents, reasoning and tool calls together.
         Raises:
             NotFound: no such message. Conflict: `create` exists already; `busy` where the branch holds a running
-                answer. TooLarge: over `limit` or `chars`.
+                answer. TooLarge: over `limit` or `max_bytes`.
         """
 
     async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:

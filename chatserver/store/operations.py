@@ -247,10 +247,10 @@ def choose_leaf(tx: Transaction, *, key: SessionKey, leaf_id: str) -> SessionRec
 
 
 def fork_session(
-    tx: Transaction, *, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+    tx: Transaction, *, key: SessionKey, message_id: str, create: SessionRecord, limit: int, max_bytes: int
 ) -> SessionRecord | NotFound | Conflict | TooLarge:
     params = {**key_params(key), "leaf_id": message_id, "count": limit + 1, "copy_id": create.key.session_id}
-    measured = tx.one(tx.sql.measure_branch, {**params, "chars": chars})
+    measured = tx.one(tx.sql.measure_branch, {**params, "max_bytes": max_bytes})
     count, running, held = measured if measured is not None else (0, 0, 0)
     if not count:
         return NotFound(f"there is no message {message_id!r} in this session")
@@ -258,8 +258,8 @@ def fork_session(
         return Conflict("an answer of this branch is still running", code="busy")
     if count > limit:
         return TooLarge(f"a branch of more than {limit} messages cannot be copied", code="branch_too_long")
-    if held > chars:
-        return TooLarge(f"a branch of more than {chars} characters cannot be copied", code="branch_too_long")
+    if held > max_bytes:
+        return TooLarge(f"a branch of more than {max_bytes} bytes of text cannot be copied", code="branch_too_long")
     row = insert_session(tx, new_session_params(create, message_count=count, leaf_id=message_id))
     if row is None:
         return Conflict(f"there is a session {create.key.session_id!r} already")

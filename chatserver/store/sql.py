@@ -379,10 +379,17 @@ class SqlStore:
         return await self._writer.submit(partial(operations.choose_leaf, key=key, leaf_id=leaf_id))
 
     async def fork_session(
-        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, max_bytes: int
     ) -> SessionRecord:
         return await self._writer.submit(
-            partial(operations.fork_session, key=key, message_id=message_id, create=create, limit=limit, chars=chars)
+            partial(
+                operations.fork_session,
+                key=key,
+                message_id=message_id,
+                create=create,
+                limit=limit,
+                max_bytes=max_bytes,
+            )
         )
 
     async def start_turn(self, start: StartTurn) -> Started | Duplicate:

@@ -22,9 +22,11 @@ from sqlalchemy import (
     Dialect,
     FromClause,
     Integer,
+    LargeBinary,
     Table,
     and_,
     bindparam,
+    cast,
     delete,
     exists,
     func,
@@ -415,22 +417,23 @@ def _walk(*names: str, is_measured: bool = False) -> CTE:
 
     Args:
         names: columns that are needed; `parent_id` is there always.
-        is_measured: with `held`, the characters up to there; it ends where they are more than `chars`.
+        is_measured: with `held`, the bytes of text up to there; it ends where they are more than `max_bytes`.
     """
     names = ("parent_id", *(name for name in names if name != "parent_id"))
     parent = messages.alias("parent")
 
     def held(of: FromClause) -> list[ColumnElement[Any]]:
-        tool_calls = func.coalesce(func.length(of.c.tool_calls), _ZERO)
-        chars = func.length(of.c.content) + func.length(of.c.reasoning) + tool_calls
-        return [chars.label("held")] if is_measured else []
+        # As bytes: SQLite counts the characters of a text up to its first NUL.
+        texts = (func.length(cast(c, LargeBinary)) for c in (of.c.content, of.c.reasoning, of.c.tool_calls))
+        content, reasoning, tool_calls = texts
+        return [(content + reasoning + func.coalesce(tool_calls, _ZERO)).label("held")] if is_measured else []
 
     leaf = (
         select(*(messages.c[name] for name in names), literal_column("1", Integer).label("depth"), *held(messages))
         .where(_key(messages), messages.c.message_id == _p(messages.c.message_id, "leaf_id"))
         .cte("branch", recursive=True)
     )
-    further = [leaf.c.held + chars for chars in held(parent)]
+    further = [leaf.c.held + size for size in held(parent)]
     return leaf.union_all(
         select(*(parent.c[name] for name in names), leaf.c.depth + _ONE, *further)
         .select_from(leaf)
@@ -439,7 +442,7 @@ def _walk(*names: str, is_measured: bool = False) -> CTE:
             parent.c.tenant == _p(messages.c.tenant),
             parent.c.session_id == _p(messages.c.session_id),
             leaf.c.depth < bindparam("count", type_=Integer),
-            *([leaf.c.held <= bindparam("chars", type_=Integer)] if is_measured else []),
+            *([leaf.c.held <= bindparam("max_bytes", type_=Integer)] if is_measured else []),
         )
     )
 
@@ -487,8 +490,8 @@ def _system_messages() -> ClauseElement:
 
 
 def _measure_branch() -> ClauseElement:
-    """How many messages a branch has, up to `count`, how many of them are running answers, and how many characters they
-    hold, up to the message that exceeds `chars`: texts beyond it are not read."""
+    """How many messages a branch has, up to `count`, how many of them are running answers, and how many bytes of
+    text they hold, up to the message that exceeds `max_bytes`: texts beyond it are not read."""
     walk = _walk("status", is_measured=True)
     running = func.count().filter(walk.c.status == literal_column("'streaming'"))
     return select(func.count(), running, func.max(walk.c.held)).select_from(walk)

@@ -272,7 +272,7 @@ async def test_a_fork_holds_a_copy_of_the_branch(store: Store) -> None:
 
 
 async def test_a_fork_that_cannot_be_made_leaves_nothing(store: Store) -> None:
-    """No such message, a running answer, too many messages or characters in the branch, a session that is there."""
+    """No such message, a running answer, too many messages or bytes in the branch, a session that is there."""
     await conversation(store, KEY, 2)
     *_, answer = await branch_of(store)
     new = record(FORK)
@@ -280,7 +280,7 @@ async def test_a_fork_that_cannot_be_made_leaves_nothing(store: Store) -> None:
         await store.fork_session(KEY, "no-such-message", new, 100, 1000)
     with pytest.raises(TooLarge):
         await store.fork_session(KEY, answer.id, new, 3, 1000)
-    held = sum(len(m.content) for m in await branch_of(store))
+    held = sum(len(m.content.encode()) for m in await branch_of(store))
     with pytest.raises(TooLarge):
         await store.fork_session(KEY, answer.id, new, 100, held - 1)
     with pytest.raises(Conflict):
@@ -293,6 +293,17 @@ async def test_a_fork_that_cannot_be_made_leaves_nothing(store: Store) -> None:
     assert await store.record(FORK) is None
     made = await store.fork_session(KEY, answer.id, new, 4, held)
     assert made.message_count == 4
+
+
+async def test_a_text_counts_whole_for_a_fork_whatever_stands_in_it(store: Store) -> None:
+    """NUL, which ends a text for SQLite's own count, among it."""
+    await store.create_session(record(KEY))
+    text = message("\0" * 50 + "é" * 25)
+    await store.add_message(KEY, text, create=None, new_fence=True, expires_at=EXPIRES, now=NOW)
+
+    with pytest.raises(TooLarge):
+        await store.fork_session(KEY, text.id, record(FORK), 1, 99)
+    assert (await store.fork_session(KEY, text.id, record(FORK), 1, 100)).message_count == 1
 
 
 async def test_a_regeneration_that_a_crash_ended_is_an_interrupted_sibling(store: Store) -> None:

@@ -550,7 +550,7 @@ class PlainStore:
         return await self._do(work)
 
     async def fork_session(
-        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, chars: int
+        self, key: SessionKey, message_id: str, create: SessionRecord, limit: int, max_bytes: int
     ) -> SessionRecord:
         def work() -> SessionRecord:
             session = self._of(key)
@@ -559,7 +559,7 @@ class PlainStore:
             branch, more = session.branch(message_id, limit)
             if any(m.status == "streaming" for m in branch):
                 raise Conflict("an answer of this branch is still running", code="busy")
-            if more or sum(len(m.content) + len(m.reasoning) for m in branch) > chars:
+            if more or sum(len((m.content + m.reasoning).encode()) for m in branch) > max_bytes:
                 raise TooLarge
             if create.key in self._sessions:
                 raise Conflict("there is such a session already")

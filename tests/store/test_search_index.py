@@ -239,7 +239,11 @@ class History:
         if model and stored and stored.messages and not model.running and to not in self.models:
             last = stored.messages[0]
             create = record(to, owner=owner, title="copy")
-            done(operations.fork_session(self.tx, key=key, message_id=last.id, create=create, limit=1000, chars=10_000))
+            done(
+                operations.fork_session(
+                    self.tx, key=key, message_id=last.id, create=create, limit=1000, max_bytes=10_000
+                )
+            )
             branch = operations.load(self.tx, key=to, limit=1000)
             assert branch is not None
             self.models[to] = Model("copy", owner, [m.content for m in branch.messages])
