@@ -165,7 +165,7 @@ async def test_commands_work(address: str, session_id: str, tmp_path: Path) -> N
         screen.type("/system be brief\r")
         await screen.until("[system] be brief")
         screen.type("/say done\r")
-        await screen.until("done\n")
+        await screen.until("done")  # as it is typed; the first answer's turn may still be ending meanwhile
         await screen.until("done")
         await screen.until("> ")
         state = await checker.state(session_id)

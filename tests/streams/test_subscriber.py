@@ -47,7 +47,7 @@ async def test_a_stream_begins_with_one_snapshot_and_goes_on_live() -> None:
     script = talking(live)
     reader = Reader()
     reader.follow(live, SID)
-    assert reader.snapshots == 0
+    assert reader.snapshots == 1
     assert reader.state == state_of(live)
     for _ in range(50):
         script.step()
