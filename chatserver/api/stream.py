@@ -25,6 +25,10 @@ from chatserver.live_session import LiveSession
 from chatserver.session_service import SESSION_ID, Caller
 from chatserver.streams.subscriber import Connection, StateView, Subscription, goodbye_frame
 
+# Callers without identity share their address with others: there the name alone is the right to a stream, and to read
+# the ids of its unowned sessions, which are the right to those. So many of base64's characters hold 128 bits.
+MIN_SECRET_NAME_CHARS = 22
+
 
 class EventStream(EventSourceResponse):
     """aiohttp-sse's response without its comment pings: ours are data, and one task sends them for all streams."""
@@ -224,6 +228,10 @@ async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
     stream_id = request.query.get("stream")
     if stream_id is not None and not SESSION_ID.fullmatch(stream_id):
         raise InvalidFields([FieldError(("stream",), "1 to 128 of A-Z a-z 0-9 . _ : -")])
+    if stream_id is not None and caller.principal.kind == "none" and len(stream_id) < MIN_SECRET_NAME_CHARS:
+        raise InvalidFields(
+            [FieldError(("stream",), f"without a login, {MIN_SECRET_NAME_CHARS} characters or more, made at random")]
+        )
     for session_id, _ in items:
         async with app.sessions.open(caller, session_id, create="provisional") as live:
             app.sessions.check_subscribers(live)

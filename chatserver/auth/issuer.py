@@ -32,6 +32,9 @@ MAX_KEYS = 64
 REFRESH_SECONDS = 30.0
 # How much longer than `keys_cache_seconds` keys are used while the issuer cannot be reached.
 STALE_SECONDS = 3600.0
+# How long a request whose key is known waits for newer ones: an issuer that answers is heard before the key is used,
+# and one that hangs does not hold up the requests of everybody who is logged in.
+KNOWN_KEY_PATIENCE_SECONDS = 0.5
 MIN_RSA_BITS = 2048
 MAX_USER_CHARS = 255
 
@@ -92,22 +95,30 @@ class ExternalIssuer:
         now = self._clock.monotonic()
         fresh = self._fetched_at is not None and now - self._fetched_at < self._config.keys_cache_seconds
         if not (fresh and kid in self._keys):
-            await self._refresh(now)
-        if self._fetched_at is None or now - self._fetched_at > self._config.keys_cache_seconds + STALE_SECONDS:
+            usable = kid in self._keys and not self._stale(now)
+            await self._refresh(now, KNOWN_KEY_PATIENCE_SECONDS if usable else None)
+        if self._stale(now):
             raise Unavailable("the keys of the token's issuer cannot be read", code="issuer_unavailable")
         if kid not in self._keys:
             raise invalid()
         return self._keys[kid]
 
-    async def _refresh(self, now: float) -> None:
-        """Fetch the keys, unless that was just done; who comes meanwhile waits for the same fetch."""
+    def _stale(self, now: float) -> bool:
+        return self._fetched_at is None or now - self._fetched_at > self._config.keys_cache_seconds + STALE_SECONDS
+
+    async def _refresh(self, now: float, patience_seconds: float | None) -> None:
+        """Fetch the keys, unless that was just done; who comes meanwhile waits for the same fetch.
+
+        Args:
+            patience_seconds: how long to wait; the fetch goes on. None is until its end.
+        """
         if self._fetching is None:
             if self._tried_at is not None and now - self._tried_at < REFRESH_SECONDS:
                 return
             self._tried_at = now
             self._fetching = self._supervisor.spawn(self._fetch(), "jwks")
             self._fetching.add_done_callback(self._fetched)
-        await asyncio.wait({self._fetching})
+        await asyncio.wait({self._fetching}, timeout=patience_seconds)
 
     def _fetched(self, _task: asyncio.Task[None]) -> None:
         self._fetching = None

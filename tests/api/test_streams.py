@@ -11,6 +11,7 @@ import pytest
 from chatserver.api import stream
 from chatserver.errors import NotFound
 from tests.api.conftest import Api, Serve
+from tests.api.people import visitor
 from tests.checker import Checker
 
 pytestmark = pytest.mark.both_loops
@@ -79,14 +80,30 @@ async def test_several_sessions_share_one_connection(api: Api) -> None:
     async with Checker(api.server.url) as checker:
         for name in ("a", "b", "c"):
             await checker.system(name, f"hello {name}")
-        async with checker.multiplex(["a", "b"], name="tabs") as stream:
+        async with checker.multiplex(["a", "b"], name="the-tabs-of-this-test-alone") as stream:
             sent = await checker.send("b", "/tokens 5")
             await stream.until_ended(sent.turn_id)
-            assert (await checker.change(stream, "tabs", add=["c"], drop=["a"])).status == 200
+            assert (await checker.change(stream, "the-tabs-of-this-test-alone", add=["c"], drop=["a"])).status == 200
             late = await checker.send("c", "/tokens 5")
             await stream.until_ended(late.turn_id)
             assert stream.state_of("c") is not None
         await checker.verify("a", "b", "c")
+
+
+async def test_a_stream_of_a_caller_without_identity_has_no_name_that_others_guess(api: Api) -> None:
+    """They count by address: a second one there would be told the ids of the first one's sessions. Users and visitors
+    name theirs as they like, since nobody else's names are theirs."""
+    async with asyncio.timeout(10):
+        status, problem, _ = await api.get("/api/stream?sessions=a&stream=main")
+    assert (status, problem["code"]) == (422, "invalid_fields")
+    assert problem["errors"][0]["loc"] == ["stream"]
+
+    person = await visitor(api)
+    async with api.http.get(api.url("/api/stream?sessions=mine&stream=main"), headers=person.headers) as response:
+        await response.content.readuntil(b"\n\n")
+        assert (await api.post("/api/stream", stream="main"))[0] == 404
+        assert (await (await visitor(api)).post("/api/stream", stream="main"))[0] == 404
+        assert (await person.post("/api/stream", stream="main"))[1]["sessions"] == ["mine"]
 
 
 async def test_streams_are_capped_and_the_place_comes_back(serve: Serve) -> None:

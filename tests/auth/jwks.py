@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import warnings
 from collections.abc import AsyncIterator
@@ -61,10 +62,14 @@ class Published:
     status: int = 200
     body: bytes | None = None
     asked: int = 0
+    answering: asyncio.Event | None = None
+    """Where there is one, answers wait for it."""
     url: str = ""
 
     async def answer(self, _request: web.Request) -> web.Response:
         self.asked += 1
+        if self.answering is not None:
+            await self.answering.wait()
         if self.status in (301, 302):
             return web.Response(status=self.status, headers={"Location": "/elsewhere"})
         body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body

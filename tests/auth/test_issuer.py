@@ -14,7 +14,7 @@ import structlog
 from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 
-from chatserver.auth.issuer import MAX_BYTES, MAX_KEYS, REFRESH_SECONDS, STALE_SECONDS, ExternalIssuer
+from chatserver.auth.issuer import FETCH_SECONDS, MAX_BYTES, MAX_KEYS, REFRESH_SECONDS, STALE_SECONDS, ExternalIssuer
 from chatserver.auth.tokens import Token, unverified
 from chatserver.config import IssuerConfig
 from chatserver.errors import ChatServerError, Unauthorized, Unavailable
@@ -256,6 +256,23 @@ async def test_keys_outlive_an_issuer_that_is_away(reader: Reader) -> None:
     reader.published.status = 200
     reader.clock.at += REFRESH_SECONDS
     assert await reader.read(late)
+
+
+async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(reader: Reader) -> None:
+    """Its users go on at once with the key that there is; when it answers at last, what it says counts."""
+    late = token(exp=int(NOW) + 99999)
+    await reader.read(late)
+    reader.clock.at += 601
+    reader.published.answering = asyncio.Event()
+    reader.published.keys = [public(EC, "ec")]
+
+    async with asyncio.timeout(FETCH_SECONDS / 2):
+        assert all(await asyncio.gather(*[reader.read(late) for _ in range(20)]))
+    assert reader.published.asked == 2
+
+    reader.published.answering.set()
+    assert await reader.read(token(EC, "ec", "ES256", exp=int(NOW) + 99999))
+    assert await reader.refused(late) == "token_invalid"
 
 
 async def test_an_issuer_that_cannot_be_reached_is_a_temporary_error(reader: Reader) -> None:

@@ -168,7 +168,7 @@ def _originals(random_: random.Random) -> Mutant:
         "/api/interrupt": {"session_id": session_id, "turn_id": "t", "clear_queue": True},
         "/api/system": {"session_id": session_id, "message": "the network was switched"},
         "/api/mcp-command": {"session_id": session_id, "command": "call_tool", "args": {"server": "s", "name": "n"}},
-        "/api/stream": {"stream": "tab", "add": [session_id, f"{session_id}@1-0"], "drop": ["b"]},
+        "/api/stream": {"stream": "the-tab-of-this-mutant", "add": [session_id, f"{session_id}@1-0"], "drop": ["b"]},
     }
     by_json |= {
         "/api/messages/some-message/edit": {"session_id": session_id, "message": "better", "on_busy": "queue"},
@@ -181,7 +181,7 @@ def _originals(random_: random.Random) -> Mutant:
         f"/api/state?session_id={session_id}",
         f"/api/chat/stream?session_id={session_id}&last_event_id=1-0&format=events",
         f"/api/chat/stream?session_id={session_id}&format=state",
-        f"/api/stream?sessions={session_id},other@1-2&stream=tab",
+        f"/api/stream?sessions={session_id},other@1-2&stream=the-tab-of-this-mutant",
         "/api/models",
         "/health",
         "/health/ready",

@@ -107,12 +107,12 @@ async def test_readers_that_stop_reading_are_cut_and_hurt_nobody(tmp_path: Path)
 async def test_several_sessions_over_one_connection_keep_their_numbers(tmp_path: Path) -> None:
     """Sessions are added and dropped while it runs; each has its own ids, and resumes by them."""
     async with story_server(tmp_path / "data") as server, Checker(server.base_url) as checker:
-        async with checker.multiplex(["a", "b"], name="tab-1") as stream:
+        async with checker.multiplex(["a", "b"], name="one-tab-of-this-test-alone") as stream:
             await stream.until(lambda e: e.body.get("session_id") == "b")
             for session_id in ("a", "b"):
                 sent = await checker.send(session_id, story(20, 2, checker.canary(session_id)))
                 await stream.until_ended(sent.turn_id)
-            response = await checker.change(stream, "tab-1", add=["c"], drop=["a"])
+            response = await checker.change(stream, "one-tab-of-this-test-alone", add=["c"], drop=["a"])
             assert response.status == 200
             silent = await checker.send("a", story(3, 0, checker.canary("a")))
             sent = await checker.send("c", story(20, 2, checker.canary("c")))
