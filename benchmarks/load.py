@@ -61,7 +61,7 @@ class StreamReader(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # always the stream transport here
-        self._transport.write(self._head)  # type: ignore[union-attr]
+        self._transport.write(self._head)  # type: ignore[union-attr]  # set the line before
 
     def data_received(self, data: bytes) -> None:
         if not self.ready.done():
@@ -131,7 +131,7 @@ class Caller(asyncio.Protocol):
         return caller
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport  # type: ignore[assignment]  # always the stream transport here
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
