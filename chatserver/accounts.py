@@ -10,7 +10,6 @@ It knows no HTTP and no sessions; what a login means for those is session_servic
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from chatserver.clock import Clock
 from chatserver.config import Settings
 from chatserver.errors import ChatServerError, Forbidden, InvalidFields, Unauthorized
 from chatserver.principal import PUBLIC_TENANT
-from chatserver.rate_limit import RateLimiter
+from chatserver.rate_limit import RateLimiter, hit_all
 from chatserver.store.accounts import AccountStore, Revocation, User
 
 # A stream must close within five seconds of the end of its token, wherever that was said (spec A1).
@@ -94,7 +93,7 @@ class Accounts:
         """
         if self._settings.registration == "closed":
             raise Forbidden("accounts are made by the operator here", code="registration_closed")
-        self._by_address.hit(_network(address))
+        self._by_address.hit(address)
         user = await new_user(
             self._settings,
             self._store,
@@ -118,9 +117,7 @@ class Accounts:
             name = normal_name(username)
         except InvalidFields:
             name = ""  # nobody's
-        self._by_address.hit(_network(address))
-        if name:
-            self._by_name.hit(f"{tenant}/{name}")
+        hit_all([(self._by_address, address), *([(self._by_name, f"{tenant}/{name}")] if name else [])])
         user = await self._store.find_user(tenant, name)
         verified = await self._passwords.verify(user.password_hash if user is not None else None, password)
         if user is None or user.disabled_at is not None or not verified.right:
@@ -249,14 +246,3 @@ async def new_user(
     user = User(tenant, clock.new_id(), name, await passwords.hash(password), scopes, clock.now())
     await store.add_user(user)
     return user
-
-
-def _network(address: str) -> str:
-    """What a login's address counts as: of IPv6 one household or server has 2^64 at its will (RFC 6177)."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return address

@@ -123,8 +123,8 @@ class RateLimited(ChatServerError):
     """Raised with the time after which a retry makes sense.
 
     Args:
+        limit: how many there may be: events, tokens, or things at once. Nothing of it is left.
         retry_after_seconds: whole seconds until the next try can succeed.
-        limit, remaining: what `RateLimit-*` headers tell; None where the limit is not a rate.
     """
 
     code = "rate_limited"
@@ -135,15 +135,13 @@ class RateLimited(ChatServerError):
         self,
         detail: str = "",
         *,
+        limit: int,
         code: str | None = None,
         retry_after_seconds: int = 1,
-        limit: int | None = None,
-        remaining: int | None = None,
     ) -> None:
         super().__init__(detail, code=code)
-        self.retry_after_seconds = retry_after_seconds
         self.limit = limit
-        self.remaining = remaining
+        self.retry_after_seconds = retry_after_seconds
 
 
 class QuotaExceeded(RateLimited):
@@ -156,8 +154,8 @@ class QuotaExceeded(RateLimited):
     code = "quota_exceeded"
     title = "The quota is used up"
 
-    def __init__(self, detail: str = "", *, resets_at: str = "", retry_after_seconds: int = 1) -> None:
-        super().__init__(detail, retry_after_seconds=retry_after_seconds)
+    def __init__(self, detail: str, *, limit: int, resets_at: str, retry_after_seconds: int) -> None:
+        super().__init__(detail, limit=limit, retry_after_seconds=retry_after_seconds)
         self.resets_at = resets_at
 
 

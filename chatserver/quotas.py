@@ -91,6 +91,7 @@ class Quotas:
         resets_at = rfc3339(spent.resets_at)
         return QuotaExceeded(
             f"the {spent.period}'s quota {whose} is used up until {resets_at}",
+            limit=spent.limit_tokens,
             resets_at=resets_at,
             retry_after_seconds=max(1, math.ceil(spent.resets_at - self._clock.now())),
         )

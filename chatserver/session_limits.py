@@ -5,17 +5,20 @@ SessionService asks here before it does the work; every refusal names its code a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from chatserver.clock import Clock
 from chatserver.config import Settings
+from chatserver.errors import ChatServerError
 from chatserver.principal import Principal
-from chatserver.rate_limit import RateLimiter
+from chatserver.rate_limit import Hits, RateLimiter, hit_all
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and from where (an IP address; limits of callers without identity count by it)."""
+    """Who asks, and from where (as `counted_address` has it; limits of callers without identity count by it)."""
 
     principal: Principal
     address: str
@@ -34,7 +37,7 @@ class Caller:
 
 
 class SessionLimits:
-    """See the module. Every method raises RateLimited, and counts nothing then."""
+    """See the module. Every method raises RateLimited, and counts nothing then, at none of its limits."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         minute, now = 60.0, clock.monotonic
@@ -78,19 +81,41 @@ class SessionLimits:
 
     def creation(self, caller: Caller) -> None:
         """V1: a session is about to be made (`session_creation_limited`)."""
-        _hit(caller, self._creations, self._address_creations)
-        self._all_creations.hit("all")
+        hit_all(self._creation(caller))
 
-    def message(self, caller: Caller) -> None:
-        """A message is about to be written, with a turn or without (`messages_limited`)."""
-        _hit(caller, self._messages, self._address_messages)
+    @contextmanager
+    def creating(self, caller: Caller) -> Iterator[None]:
+        """The same around what makes it: where that is refused, nothing is counted."""
+        hits = self._creation(caller)
+        hit_all(hits)
+        try:
+            yield
+        except ChatServerError:
+            for limiter, key in hits:
+                limiter.take_back(key)
+            raise
+
+    def message(self, caller: Caller, *, switches: bool = False) -> None:
+        """A message is about to be written, with a turn or without (`messages_limited`).
+
+        Args:
+            switches: it sets the session's model too (`model_switches_limited`).
+        """
+        hits = _hits(caller, self._messages, self._address_messages)
+        if switches:
+            hits += _hits(caller, self._switches, self._address_switches)
+        hit_all(hits)
 
     def model_switch(self, caller: Caller) -> None:
         """V4: a session's model is about to be set (`model_switches_limited`)."""
-        _hit(caller, self._switches, self._address_switches)
+        hit_all(_hits(caller, self._switches, self._address_switches))
+
+    def _creation(self, caller: Caller) -> Hits:
+        return [*_hits(caller, self._creations, self._address_creations), (self._all_creations, "all")]
 
 
-def _hit(caller: Caller, each: RateLimiter, of_address: RateLimiter) -> None:
-    each.hit(caller.counted_as)
+def _hits(caller: Caller, each: RateLimiter, of_address: RateLimiter) -> Hits:
+    hits = [(each, caller.counted_as)]
     if (address := caller.counted_too) is not None:
-        of_address.hit(address)
+        hits.append((of_address, address))
+    return hits

@@ -194,7 +194,7 @@ class SessionService(SessionAccess):
         """A turn that may be asked for. Raises: InvalidFields (`unknown_model`), RateLimited."""
         if model is not None:
             check_model(self._models, live.key.tenant, model)
-        self._limits.message(caller)
+        self._limits.message(caller, switches=model not in (None, live.record.model))
         return NewTurn(
             text,
             caller.principal,
@@ -262,9 +262,9 @@ class SessionService(SessionAccess):
         record = live.record
         new = NewSession(record.project_id, title or record.title, record.description, record.metadata, record.model)
         check_texts(self._settings, {"title": title})
-        self._limits.creation(caller)
         key = SessionKey(caller.principal.tenant, self._clock.new_id())
-        await self._turns.branches.fork(live, message_id, self._new_record(key, caller.principal, new))
+        with self._limits.creating(caller):
+            await self._turns.branches.fork(live, message_id, self._new_record(key, caller.principal, new))
         async with self.open(caller, key.session_id, create="no") as forked:
             yield forked
 
@@ -337,6 +337,7 @@ class SessionService(SessionAccess):
         if len(live.subscribers) >= self._settings.max_streams_per_session:
             raise RateLimited(
                 f"{len(live.subscribers)} streams follow this session already",
+                limit=self._settings.max_streams_per_session,
                 code="too_many_streams",
                 retry_after_seconds=5,
             )

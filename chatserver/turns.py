@@ -204,9 +204,8 @@ class TurnRunner:
         elif on_busy == "reject" and live.run is not None:
             raise Conflict("a turn is running in this session", code="busy")
         elif len(live.queued) >= self._settings.queue_limit:
-            raise RateLimited(
-                f"{self._settings.queue_limit} messages are waiting in this session already", code="queue_full"
-            )
+            limit = self._settings.queue_limit
+            raise RateLimited(f"{limit} messages are waiting in this session already", limit=limit, code="queue_full")
 
     async def _start_next(self, live: LiveSession) -> None:
         """Start the session's next queued turn; the lock is held. One that can't be started rests, and is logged once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatserver import rate_limit
 from chatserver.errors import RateLimited
-from chatserver.rate_limit import RateLimiter
+from chatserver.rate_limit import RateLimiter, counted_address, hit_all
 
 
 class Time:
@@ -34,7 +35,7 @@ def test_a_burst_up_to_the_limit_passes_and_counts_down() -> None:
     assert [limiter.hit("a") for _ in range(5)] == [4, 3, 2, 1, 0]
     with pytest.raises(RateLimited) as refused:
         limiter.hit("a")
-    assert (refused.value.limit, refused.value.remaining, refused.value.temporary) == (5, 0, True)
+    assert (refused.value.limit, refused.value.temporary) == (5, True)
     assert refused.value.detail == "things: 5 in 60 s"
 
 
@@ -156,3 +157,58 @@ def test_a_flood_of_keys_costs_little_each(monkeypatch: pytest.MonkeyPatch) -> N
         time.now += 0.1  # a key that was hit once has no effect any more after 60 ms: always one can go
         limiter.hit(f"new-{n}")
     assert swept <= 4
+
+
+def test_a_hit_at_several_limits_is_counted_by_all_or_by_none() -> None:
+    """Whichever refuses, and however often it is tried."""
+    time = Time()
+    roomy, narrow = RateLimiter("roomy", 100, 60.0, time), RateLimiter("narrow", 2, 60.0, time)
+    for order in ([(roomy, "a"), (narrow, "n")], [(narrow, "n"), (roomy, "a")]):
+        for _ in range(5):
+            with contextlib.suppress(RateLimited):
+                hit_all(order)
+    assert roomy.hit("a") == 97, "two passed, and this one"
+
+
+def test_what_is_taken_back_was_never_counted() -> None:
+    """The next one passes as if it had not been; of a key that is forgotten there is nothing to take back."""
+    limiter, time = make(limit=2)
+    for _ in range(10):
+        assert limiter.hit("a") == 1
+        limiter.take_back("a")
+    assert [limiter.hit("a"), limiter.hit("a")] == [1, 0]
+    with pytest.raises(RateLimited):
+        limiter.hit("a")
+    limiter.take_back("a")
+    assert limiter.hit("a") == 0
+    time.now += 3600
+    limiter.take_back("a")
+    limiter.take_back("b")
+    assert [limiter.hit(key) for key in ("a", "a", "b", "b")] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:DB8:0:0:ffff:ffff:ffff:ffff", "2001:db8::/64"),
+        ("2001:db8:0:1::", "2001:db8:0:1::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("unknown", "unknown"),
+        ("", ""),
+    ],
+)
+def test_what_addresses_count_as(address: str, counted: str) -> None:
+    """Themselves, or the network that one household has of IPv6."""
+    assert counted_address(address) == counted
+
+
+@settings(derandomize=True)
+@given(st.text() | st.ip_addresses().map(str))
+def test_counting_as_something_never_fails_and_is_settled(address: str) -> None:
+    """Whatever a proxy hands on; and what was counted once counts as itself."""
+    once = counted_address(address)
+    assert counted_address(once) == once

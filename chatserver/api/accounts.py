@@ -10,7 +10,7 @@ from chatserver.accounts import Login
 from chatserver.api.account_schemas import LoginBody, RegisterBody
 from chatserver.api.answers import json_response
 from chatserver.api.identity import drop_token_cookie, set_token_cookie, token_of, visitor_of
-from chatserver.api.reading import address_of, read_body, session_id_of
+from chatserver.api.reading import network_of, read_body, session_id_of
 from chatserver.api.records import set_session_cookie
 from chatserver.api.request_keys import SESSION_ID
 from chatserver.api.services import services
@@ -25,7 +25,7 @@ async def register(request: web.Request) -> web.Response:
     """`POST /api/auth/register`: a new user, logged in; the browser's visitor becomes that user."""
     body = await read_body(request, RegisterBody)
     session_id = session_id_of(request)  # refused before anything is done
-    login = await services(request).accounts.register(body.username, body.password, address_of(request))
+    login = await services(request).accounts.register(body.username, body.password, network_of(request))
     return await _logged_in(request, login, session_id, 201)
 
 
@@ -33,7 +33,7 @@ async def login(request: web.Request) -> web.Response:
     """`POST /api/auth/login`: a token; the browser's visitor becomes the user."""
     body = await read_body(request, LoginBody)
     session_id = session_id_of(request)
-    login = await services(request).accounts.login(body.tenant, body.username, body.password, address_of(request))
+    login = await services(request).accounts.login(body.tenant, body.username, body.password, network_of(request))
     return await _logged_in(request, login, session_id, 200)
 
 
@@ -51,7 +51,7 @@ async def _logged_in(request: web.Request, login: Login, wanted: str | None, sta
     adopted = await app.sessions.adopt(visitor, token.principal)
     if visitor.counted_as is not None:
         app.hub.dismiss(visitor.counted_as, "signed_in")
-    caller = Caller(token.principal, address_of(request))
+    caller = Caller(token.principal, network_of(request))
     session_id = await app.sessions.session_at_login(caller, wanted)
     response = json_response(
         {"token": login.text, "token_type": "Bearer"}

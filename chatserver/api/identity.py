@@ -14,7 +14,7 @@ from functools import partial
 
 from aiohttp import web
 
-from chatserver.api.reading import SESSION_COOKIE, VISITOR_COOKIE, address_of, is_secure
+from chatserver.api.reading import SESSION_COOKIE, VISITOR_COOKIE, is_secure, network_of
 from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.auth.tokens import Token
@@ -44,7 +44,7 @@ async def identify(request: web.Request) -> None:
         raise Unauthorized("this server is for people who are logged in")
     else:
         principal = visitor_of(request)
-    request[CALLER] = Caller(principal, address_of(request))
+    request[CALLER] = Caller(principal, network_of(request))
 
 
 async def token_of(request: web.Request) -> Token | None:

@@ -14,7 +14,7 @@ from chatserver import errors as e
 
 CONTENT_TYPE = "application/problem+json"
 
-# The most specific class that an error is an instance of counts; `_status` walks its bases.
+# The most specific class that an error is an instance of counts; `status_of` walks its bases.
 _STATUSES: dict[type[e.ChatServerError], int] = {
     e.InvalidRequest: 400,
     e.InvalidFields: 422,
@@ -47,11 +47,9 @@ _HTTP_CODES = {
 }
 
 
-def _status(error: e.ChatServerError) -> int:
-    for cls in type(error).__mro__:
-        if cls in _STATUSES:
-            return _STATUSES[cls]
-    return 500
+def status_of(kind: type[e.ChatServerError]) -> int:
+    """The status of such an error."""
+    return next(_STATUSES[cls] for cls in kind.__mro__ if cls in _STATUSES)
 
 
 def body(
@@ -81,14 +79,12 @@ def body(
 
 def response(error: e.ChatServerError, request_id: str) -> web.Response:
     """The answer for an error of the tree, with its headers."""
-    status = _status(error)
+    status = status_of(type(error))
     headers: dict[str, str] = {}
     if isinstance(error, e.RateLimited):
-        headers["Retry-After"] = str(error.retry_after_seconds)
-        if error.limit is not None:
-            headers["RateLimit-Limit"] = str(error.limit)
-            headers["RateLimit-Remaining"] = str(error.remaining or 0)
-            headers["RateLimit-Reset"] = str(error.retry_after_seconds)
+        headers["Retry-After"] = headers["RateLimit-Reset"] = str(error.retry_after_seconds)
+        headers["RateLimit-Limit"] = str(error.limit)
+        headers["RateLimit-Remaining"] = "0"
     elif status == 503:
         headers["Retry-After"] = "2"
     elif status == 401:

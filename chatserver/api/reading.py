@@ -26,6 +26,7 @@ from chatserver.errors import (
     UnsupportedMedia,
 )
 from chatserver.events import Position
+from chatserver.rate_limit import counted_address
 from chatserver.session_service import Caller
 
 VISITOR_COOKIE = "chatserver_visitor"
@@ -119,16 +120,24 @@ def caller_of(request: web.Request) -> Caller:
 
 
 def address_of(request: web.Request) -> str:
-    """The client's address; what a proxy says of it counts only from a trusted one, its last entry (the one that the
-    proxy itself added)."""
-    remote = request.remote or "unknown"
-    if remote in services(request).settings.trusted_proxies:
-        forwarded = request.headers.getall("X-Forwarded-For", [""])[-1].rpartition(",")[2].strip()
+    """The client's address. Each proxy appends to X-Forwarded-For whom it was asked by: that counts from a trusted one
+    only, so what stands further left than the first entry that is not trusted is nobody's word but the client's."""
+    address, trusted = request.remote or "unknown", services(request).settings.trusted_proxies
+    if address not in trusted:
+        return address
+    for entry in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
         try:
-            return str(ipaddress.ip_address(forwarded))
+            address = str(ipaddress.ip_address(entry.strip()))
         except ValueError:
-            return remote
-    return remote
+            break
+        if address not in trusted:
+            break
+    return address
+
+
+def network_of(request: web.Request) -> str:
+    """What limits count the client's address as."""
+    return counted_address(address_of(request))
 
 
 def is_secure(request: web.Request) -> bool:

@@ -199,8 +199,10 @@ class Multiplex:
                 older = connection.subscriptions.get(session_id)
                 if older is not None:
                     older.cancel()
-                elif len(connection.subscriptions) >= self._app.settings.max_sessions_per_stream:
-                    raise RateLimited("the stream follows all the sessions it may", code="too_many_sessions")
+                elif len(connection.subscriptions) >= (limit := self._app.settings.max_sessions_per_stream):
+                    raise RateLimited(
+                        "the stream follows all the sessions it may", limit=limit, code="too_many_sessions"
+                    )
                 # A subscriber keeps its session live (SessionManager), so the pin may go with the block.
                 if not live.removed and not connection.ended:
                     Subscription(live, connection, session_id, after, ends_connection=False)

@@ -90,15 +90,16 @@ class StreamHub:
         if self._count >= self._settings.max_streams:
             raise Unavailable("this server has all the streams it can hold", code="too_many_streams")
         mine = self._by_caller.get(caller, 0)
-        if mine >= self._settings.max_streams_per_principal:
+        if mine >= (limit := self._settings.max_streams_per_principal):
             raise RateLimited(
-                f"{mine} streams are open for you already", code="too_many_streams", retry_after_seconds=5
+                f"{mine} streams are open for you already", limit=limit, code="too_many_streams", retry_after_seconds=5
             )
         if address is not None:
             near = self._by_address.get(address, 0)
-            if near >= self._settings.max_streams_per_address:
+            if near >= (limit := self._settings.max_streams_per_address):
                 raise RateLimited(
                     f"{near} streams of visitors are open from your address already",
+                    limit=limit,
                     code="too_many_streams",
                     retry_after_seconds=5,
                 )
