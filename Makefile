@@ -72,6 +72,10 @@ campaign: .venv/dev.stamp web/dist/index.html ## Run one long campaign (NAME=...
 .PHONY: web
 web: web/dist/index.html ## Build the page
 
+.PHONY: protocol
+protocol: web/node_modules/.stamp ## Make the page's types anew from the API's description
+	@$(PY) -m tools.openapi | ($(NPM) run --silent protocol)
+
 .PHONY: web-dev
 web-dev: web/node_modules/.stamp ## Serve the page while working on it (needs `make run` beside it)
 	@$(NPM) run dev

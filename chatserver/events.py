@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import orjson
 
 from chatserver.errors import InvalidRequest
-from chatserver.message import Approval, Decision, Message, Outcome, ToolCall, ToolResult, Usage
+from chatserver.message import Approval, Decision, Message, Outcome, ToolCall, ToolResult, TurnError, Usage
 
 _POSITION = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -158,7 +158,7 @@ class TurnEnded:
     message_id: str
     outcome: Outcome
     usage: Usage | None = None
-    error: dict[str, str] | None = None
+    error: TurnError | None = None
 
 
 @dataclass(frozen=True, slots=True)

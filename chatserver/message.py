@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from typing_extensions import TypedDict
+
 Role = Literal["user", "assistant", "system", "tool"]
 Status = Literal["completed", "streaming", "interrupted", "failed"]
 Outcome = Literal["completed", "interrupted", "failed"]
@@ -58,6 +60,13 @@ class Usage:
     reasoning_tokens: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+
+
+class TurnError(TypedDict):
+    """Why a turn failed: `code` for programs, `title` for people."""
+
+    code: str
+    title: str
 
 
 @dataclass(frozen=True, slots=True)

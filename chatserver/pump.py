@@ -23,7 +23,7 @@ from chatserver.agents.json_border import clean_text
 from chatserver.config import Settings
 from chatserver.errors import AgentError, ChatServerError
 from chatserver.flush_pace import FlushPace
-from chatserver.message import Message, Usage
+from chatserver.message import Message, TurnError, Usage
 from chatserver.run import Run
 
 # An agent that never waits would hold the loop for ever; it is made to wait this often. A tenth of a person's blink.
@@ -35,7 +35,7 @@ MAX_TOKENS = 2**53 - 1
 
 TextKind = type[ev.TextDelta] | type[ev.ReasoningDelta]
 
-GAVE_UP = {"code": "agent_error", "title": "The agent gave up"}
+GAVE_UP: TurnError = {"code": "agent_error", "title": "The agent gave up"}
 
 
 class Entry(Protocol):
@@ -164,7 +164,7 @@ def _not_an_event(item: object) -> AgentError:
     return AgentError(f"The agent yielded {wrong}; it may yield str, Text, Reasoning or Spent.", code="agent_bad_event")
 
 
-def _told(error: BaseException) -> dict[str, str]:
+def _told(error: BaseException) -> TurnError:
     """What the user is told: an agent's own words only where it meant them for the user."""
     if isinstance(error, AgentError):
         title = clean_text(error.detail[:ERROR_TITLE_CHARS])

@@ -20,7 +20,7 @@ import orjson
 from chatserver import events as ev
 from chatserver.agents.json_border import clean_text
 from chatserver.live_session import LiveSession
-from chatserver.message import Message, Outcome, Usage
+from chatserver.message import Message, Outcome, TurnError, Usage
 from chatserver.principal import Principal
 from chatserver.store.base import Chunk
 from chatserver.turn_tools import TurnTools
@@ -89,7 +89,7 @@ class Run:
         self.principal = principal
         self.usage: Usage | None = None
         self.told_after = 0
-        self.error: dict[str, str] | None = None
+        self.error: TurnError | None = None
         self.outcome: asyncio.Future[Outcome] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.pump: asyncio.Task[None] | None = None
@@ -110,7 +110,7 @@ class Run:
     def key(self) -> tuple[str, str]:
         return self.live.key
 
-    def finish(self, outcome: Outcome, error: dict[str, str] | None = None) -> bool:
+    def finish(self, outcome: Outcome, error: TurnError | None = None) -> bool:
         """Decide the outcome; False where it was decided before."""
         if self.outcome.done():
             return False

@@ -9,7 +9,6 @@ It decides no outcome (run.py) and starts nothing (turn_queue.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
@@ -19,7 +18,7 @@ from chatserver.clock import Clock
 from chatserver.counts import TurnCounts
 from chatserver.errors import NotFound, StoreCorrupt, StoreFull, Unavailable
 from chatserver.live_session import LiveSession
-from chatserver.message import Message, Outcome
+from chatserver.message import Message, Outcome, TurnError
 from chatserver.run import Run
 from chatserver.session_manager import SessionManager
 from chatserver.store.base import FinishTurn, Store
@@ -65,7 +64,7 @@ class TurnEnds:
         self._count(answer, outcome, error)
         self._manager.remeasure(live)
 
-    def _count(self, answer: Message, outcome: Outcome, error: Mapping[str, str] | None) -> None:
+    def _count(self, answer: Message, outcome: Outcome, error: TurnError | None) -> None:
         counts = self.counts
         counts.ended[outcome] += 1
         counts.written += len(answer.content)

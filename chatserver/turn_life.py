@@ -25,7 +25,7 @@ from chatserver.errors import QuotaExceeded
 from chatserver.flush_pace import FlushPace
 from chatserver.history import full_history
 from chatserver.live_session import LiveSession
-from chatserver.message import Message
+from chatserver.message import Message, TurnError
 from chatserver.principal import Principal
 from chatserver.pump import Entry, pump
 from chatserver.quotas import Refused
@@ -185,7 +185,7 @@ class TurnLife:
             self._settings.turn_timeout_seconds,
             run.finish,
             "failed",
-            {"code": "turn_timeout", "title": "The answer took too long"},
+            TurnError(code="turn_timeout", title="The answer took too long"),
         )
         try:
             outcome = await asyncio.shield(run.outcome)

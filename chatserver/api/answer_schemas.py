@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired
 
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from chatserver.events import Event
 from chatserver.message import Approval, Message, Role, Status, ToolCall, Usage
@@ -153,16 +153,14 @@ class OpenApi(TypedDict):
 # --- live sessions ---
 
 
-class State(TypedDict):
-    """A session as its tabs see it; `messages` and `has_more` stay away with `Prefer: return=minimal`."""
+class StateWithoutMessages(TypedDict):
+    """A session as its tabs see it, but for what was said in it."""
 
     session_id: str
     position: str
     project_id: str
     title: str
     model: str | None
-    messages: NotRequired[list[Message]]
-    has_more: NotRequired[bool]
     is_processing: bool
     active_turn_id: str | None
     is_connecting_mcp: bool
@@ -171,6 +169,20 @@ class State(TypedDict):
     pending_approvals: list[Approval]
     message_count: int
     expires_at: str | None
+
+
+class ChatState(StateWithoutMessages):
+    """A session as its tabs see it, with the newest messages; `has_more` says that there are older ones."""
+
+    messages: list[Message]
+    has_more: bool
+
+
+class State(StateWithoutMessages):
+    """A session as its tabs see it; `messages` and `has_more` stay away with `Prefer: return=minimal`."""
+
+    messages: NotRequired[list[Message]]
+    has_more: NotRequired[bool]
 
 
 class StateAfterChat(State):
@@ -218,7 +230,7 @@ class Snapshot(TypedDict):
 
     type: Literal["snapshot"]
     session_id: str
-    state: State
+    state: ChatState
 
 
 class Ping(TypedDict):
@@ -236,8 +248,11 @@ class Goodbye(TypedDict):
     retry_ms: int
 
 
-# What the data of an event is, on either stream.
-StreamEvent = Snapshot | Event | Ping | Goodbye
+# The data of an event, on either stream: what has an id and changes the state, and what tells of the connection.
+# Aliases with names, so that the description and the page's types have them by these.
+NumberedEvent = TypeAliasType("NumberedEvent", Snapshot | Event)
+ConnectionEvent = TypeAliasType("ConnectionEvent", Ping | Goodbye)
+StreamEvent = TypeAliasType("StreamEvent", NumberedEvent | ConnectionEvent)
 
 
 # --- records ---

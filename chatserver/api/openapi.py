@@ -140,6 +140,8 @@ def _finish_event(schema: dict[str, Any], cls: Any) -> None:
     """What `events.wire` does to an event: its type comes first, and what it has nothing to tell of stays away."""
     schema["properties"] = {"type": {"const": cls.type}, **schema["properties"]}
     optional = {f.name for f in fields(cls) if f.name in OPTIONAL and f.default is None}
+    for name in optional:
+        schema["properties"][name] = _not_null(schema["properties"][name])
     schema["required"] = ["type", *(name for name in schema["required"] if name not in optional)]
 
 

@@ -30,7 +30,7 @@ from chatserver.api.route import ANY_FILE, EVENT_STREAM, HTML, MARKDOWN, PLAIN, 
 
 _STREAM = a.StreamEvent
 # With `format=state` a stream's events are whole states.
-_STREAM_OR_STATES = a.StreamEvent | a.State
+_STREAM_OR_STATES = a.StreamEvent | a.ChatState
 
 # An empty project id is an address too: it is told what is missing, which "no such address" would not.
 _PROJECT = "/api/projects/{project_id:[^/]*}"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -14,6 +19,8 @@ from chatserver.api.routes import ROUTES
 from chatserver.events import Event
 from tests.api import described
 from tests.api.conftest import Api
+from tests.server import ROOT
+from tools.openapi import types
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,46 @@ def test_the_description_is_json_schema_throughout(document_: dict[str, Any]) ->
         for reference in re.findall(r"'\$ref': '([^']+)'", str(schema)):
             assert reference.removeprefix("#/components/schemas/") in schemas, f"{name} refers to {reference}"
     assert {cls.__name__ for cls in Event.__args__} <= set(schemas)
+
+
+def test_a_streams_events_are_described_by_name(document_: dict[str, Any]) -> None:
+    """Each with a type of its own; those with an id apart from those that only tell of the connection (spec T9)."""
+    schemas = document_["components"]["schemas"]
+
+    def named(union: str) -> set[str]:
+        return {each["$ref"].rpartition("/")[2] for each in schemas[union]["anyOf"]}
+
+    assert named("StreamEvent") == {"NumberedEvent", "ConnectionEvent"}
+    assert named("ConnectionEvent") == {"Ping", "Goodbye"}
+    assert named("NumberedEvent") == {"Snapshot", *(cls.__name__ for cls in Event.__args__)}
+    every = named("NumberedEvent") | named("ConnectionEvent")
+    assert len({schemas[name]["properties"]["type"]["const"] for name in every}) == len(every)
+
+
+def _new_event(schemas: dict[str, Any]) -> None:
+    schemas["NumberedEvent"]["anyOf"].append({"$ref": "#/components/schemas/Problem"})
+
+
+def _lost_field(schemas: dict[str, Any]) -> None:
+    del schemas["Message"]["properties"]["siblings"]
+
+
+@pytest.mark.parametrize("change", [None, _new_event, _lost_field])
+def test_the_pages_types_are_those_of_the_description(change: Callable[[dict[str, Any]], None] | None) -> None:
+    """What `make protocol` makes stands in web/src/lib/protocol.ts; an event more or a field less is noticed."""
+    if not (ROOT / "web/node_modules/openapi-typescript").exists():
+        pytest.skip("the page's packages are not installed: make web")
+    described = deepcopy(types())
+    if change is not None:
+        change(described["components"]["schemas"])
+
+    command = [sys.executable, "../tools/npm.py", "run", "--silent", "protocol", "--", "--check"]
+    checked = subprocess.run(
+        command, cwd=ROOT / "web", input=json.dumps(described), capture_output=True, text=True, timeout=300
+    )
+
+    told = f"run `make protocol`\n{checked.stdout}{checked.stderr}"
+    assert (checked.returncode == 0) is (change is None), told
 
 
 async def test_the_server_gives_the_description_and_a_page_of_it(api: Api, document_: dict[str, Any]) -> None:

@@ -4,11 +4,20 @@
 // It decides nothing about sessions, which the server does, and draws nothing. Failures never throw: they go to
 // `onError`, and a message that could not be sent stays in the view with its text. docs/page.md shows its use.
 
-import { Api, ApiError, asApiError, NO_MODELS, type CommandAnswer, type SendOptions } from "./api.ts";
+import {
+  Api,
+  ApiError,
+  asApiError,
+  NO_MODELS,
+  type CommandAnswer,
+  type ModelCatalogue,
+  type Rating,
+  type SendOptions,
+} from "./api.ts";
 import { FrameScheduler } from "./frame.ts";
 import { OlderMessages } from "./history.ts";
 import { Outbox, type PendingMessage } from "./outbox.ts";
-import type { ChatState, Message, ModelCatalogue, NumberedEvent, Rating } from "./protocol.ts";
+import type { ChatState, Message, NumberedEvent } from "./protocol.ts";
 import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
 import { OFFLINE, SessionStream, type Connection, type Phase, type Stream, type StreamHandlers } from "./stream.ts";
@@ -16,7 +25,7 @@ import { texts } from "./texts.ts";
 import { Thinking } from "./thinking.ts";
 
 export { ApiError } from "./api.ts";
-export type { CommandAnswer, SendOptions } from "./api.ts";
+export type { CommandAnswer, ModelCatalogue, Rating, SendOptions } from "./api.ts";
 export type { PendingMessage } from "./outbox.ts";
 export type * from "./protocol.ts";
 export type { Connection } from "./stream.ts";

@@ -1,6 +1,7 @@
 // What a person can do to a message or a tool call; the page joins them to its ChatManager.
 
-import type { Approval, Rating } from "./protocol.ts";
+import type { Rating } from "./api.ts";
+import type { Approval } from "./protocol.ts";
 
 export interface MessageActions {
   /** `always`: also every later call of that tool in this session, from this tab. */

@@ -3,18 +3,12 @@
 // Knows no state and retries nothing: who may repeat what is decided by the caller (outbox.ts repeats a send, which
 // its client_message_id makes harmless).
 
-import type { MessagePage } from "./history.ts";
-import type { ChatState, ModelCatalogue, Rating } from "./protocol.ts";
+import type { ChatState, CommandDone, FeedbackBody, FieldProblem, MessagePage, StateAfterChat } from "./protocol.ts";
 
 /** A write is committed before it is answered, which takes milliseconds; this much silence means nobody is there. */
 const TIMEOUT_MS = 30_000;
 /** An MCP command runs a tool, whose own limit is set by the operator (60 s by default). */
 const COMMAND_TIMEOUT_MS = 150_000;
-
-export interface FieldProblem {
-  readonly loc: readonly (string | number)[];
-  readonly msg: string;
-}
 
 /**
  * Why a request failed. `status` is the HTTP status, or 0 where no answer came; `code` is the server's stable name of
@@ -60,17 +54,18 @@ export class ApiError extends Error {
 /** A session, and the event after which its own are wanted; null: from a snapshot. */
 export type StreamItem = readonly [sessionId: string, lastEventId: string | null];
 
-export interface ChatAccepted {
-  readonly session_id: string;
-  readonly turn_id: string;
-  readonly position: string;
-}
+export type ChatAccepted = Pick<StateAfterChat, "session_id" | "turn_id" | "position">;
+export type CommandAnswer = CommandDone;
 
-export interface CommandAnswer {
-  readonly success: boolean;
-  readonly message: string;
-  readonly data: unknown;
-  readonly session_id: string;
+export type Rating = NonNullable<FeedbackBody["rating"]>;
+
+/** What `GET /api/models` tells, as far as a choice needs it. */
+export interface ModelCatalogue {
+  readonly ids: readonly string[];
+  /** The model of sessions that name none. */
+  readonly defaultId: string | null;
+  /** Code points that a message may have; null where the server does not tell. */
+  readonly maxMessageChars: number | null;
 }
 
 export interface SendOptions {

@@ -3,15 +3,12 @@
 // Invariant: `messages` ends where the state's own begin (each message names its parent); what no longer joins is
 // dropped. Pure bookkeeping: ChatManager asks the server.
 
-import type { ChatState, Message } from "./protocol.ts";
+import type { ChatState, Message, MessagePage } from "./protocol.ts";
 
 /** As many older messages as a page holds; beyond, the oldest go, and come again when the reader goes up to them. */
 export const MAX_OLDER = 5_000;
 
-export interface MessagePage {
-  readonly messages: readonly Message[];
-  readonly has_more: boolean;
-}
+export type Page = Pick<MessagePage, "messages" | "has_more">;
 
 export class OlderMessages {
   #messages: readonly Message[] = [];
@@ -32,7 +29,7 @@ export class OlderMessages {
   }
 
   /** Takes a page in front. Ignored where it does not join: the branch changed while it was asked for. */
-  add(page: MessagePage, before: string, state: ChatState): void {
+  add(page: Page, before: string, state: ChatState): void {
     if (this.oldest(state)?.id !== before) return;
     this.#messages = [...page.messages, ...this.#messages];
     this.#hasMore = page.has_more;

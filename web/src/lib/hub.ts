@@ -8,7 +8,8 @@
 
 import { ApiError, asApiError, type ErrorFields, type StreamItem } from "./api.ts";
 import type { FromHub, ToHub, WireConnection } from "./feed.ts";
-import { comparePositions, type NumberedEvent } from "./protocol.ts";
+import { comparePositions } from "./events.ts";
+import type { NumberedEvent } from "./protocol.ts";
 import { newId } from "./session.ts";
 import { EventChannel, FINAL, OFFLINE, PATIENCE, type Connection } from "./stream.ts";
 

@@ -1,17 +1,10 @@
 // What the operations page knows: the present, and an hour of samples that grows with every answer. Pure; the page's
 // component asks for answers (api.ts) and shows them.
 
+import type { AdminMetrics } from "./protocol.ts";
+
 /** A column of samples; null where nothing was measured. */
 export type Column = readonly (number | null)[];
-
-/** The answer of GET /api/admin/metrics. */
-export interface MetricsAnswer {
-  readonly time: number;
-  readonly version: string;
-  readonly interval_seconds: number;
-  readonly now: Readonly<Record<string, number>>;
-  readonly history: Readonly<Record<string, Column>>;
-}
 
 /** The server keeps as many. */
 export const WINDOW_SECONDS = 3600;
@@ -34,7 +27,7 @@ export function newest(seen: Seen | null): number {
  * What is known after one more answer. Samples that are there already come once; those older than the window go. After
  * a restart of the server the samples of before stay: its clock goes on.
  */
-export function after(seen: Seen | null, answer: MetricsAnswer): Seen {
+export function after(seen: Seen | null, answer: AdminMetrics): Seen {
   const last = newest(seen);
   const times = answer.history["time"] ?? [];
   const fresh = times.flatMap((time, at) => (time !== null && time > last ? [at] : []));

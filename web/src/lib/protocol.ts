@@ -1,191 +1,1230 @@
-// What the server says: the JSON of a session's state, its messages and its events, and the order of event ids.
-//
-// Mirrors chatserver/message.py, events.py and state.py (docs/stream.md tells it in words). It holds types and the
-// reading of a frame only: applying events is reducer.ts, carrying them is stream.ts.
-
-export type Role = "user" | "assistant" | "system" | "tool";
-export type MessageStatus = "completed" | "streaming" | "interrupted" | "failed";
-export type Outcome = "completed" | "interrupted" | "failed";
-export type Rating = "up" | "down";
-export type Decision = "approved" | "denied" | "expired";
-
-export interface ToolResult {
-  readonly content: string;
-  readonly is_error: boolean;
-}
-
-/** `offset`: code points (not UTF-16 units) of the answer's content before the call. */
-export interface ToolCall {
-  readonly id: string;
-  readonly server: string;
-  readonly name: string;
-  readonly arguments: Readonly<Record<string, unknown>>;
-  readonly offset: number;
-  readonly result: ToolResult | null;
-}
-
-export interface Usage {
-  readonly prompt_tokens: number;
-  readonly completion_tokens: number;
-  readonly reasoning_tokens: number;
-  readonly cached_tokens: number;
-  readonly estimated: boolean;
-}
-
-export interface TurnError {
-  readonly code: string;
-  readonly title: string;
-}
-
-export interface Message {
-  readonly id: string;
-  readonly parent_id: string | null;
-  readonly role: Role;
-  readonly content: string;
-  readonly status: MessageStatus;
-  readonly model: string | null;
-  /** RFC 3339, UTC. */
-  readonly created_at: string;
-  readonly reasoning: string;
-  readonly tool_calls: readonly ToolCall[];
-  readonly usage: Usage | null;
-  readonly metadata: Readonly<Record<string, unknown>>;
-  /** Ids of the messages with the same parent, oldest first, its own among them; empty where it is the only one. */
-  readonly siblings: readonly string[];
-}
-
-export interface QueuedTurn {
-  readonly turn_id: string;
-  readonly message_id: string;
-  /** Counts from 1. */
-  readonly place: number;
-  readonly message: Message;
-}
-
-export interface Approval {
-  readonly id: string;
-  readonly message_id: string;
-  readonly call_id: string;
-  readonly server: string;
-  readonly name: string;
-  readonly arguments: Readonly<Record<string, unknown>>;
-  /** RFC 3339. */
-  readonly expires_at: string;
-}
-
-/** What `session.updated` may change in the state. */
-export interface SessionFields {
-  readonly project_id: string;
-  readonly title: string;
-  readonly model: string | null;
-  readonly expires_at: string | null;
-  readonly message_count: number;
-  readonly is_connecting_mcp: boolean;
-  readonly missing_api_key: boolean;
-}
-
-export interface ChatState extends SessionFields {
-  readonly session_id: string;
-  readonly position: string;
-  readonly messages: readonly Message[];
-  readonly has_more: boolean;
-  readonly is_processing: boolean;
-  readonly active_turn_id: string | null;
-  readonly queue: readonly QueuedTurn[];
-  readonly pending_approvals: readonly Approval[];
-}
-
-interface OfSession {
-  readonly session_id: string;
-}
-
-interface OfTurn extends OfSession {
-  readonly turn_id: string;
-}
-
-interface OfAnswer extends OfTurn {
-  readonly message_id: string;
-}
-
-/** Events that carry an id and change the state. */
-export type NumberedEvent =
-  | (OfSession & { readonly type: "snapshot"; readonly state: ChatState })
-  | (OfSession & { readonly type: "message.created"; readonly message: Message; readonly turn_id?: string })
-  | (OfSession & { readonly type: "message.updated"; readonly message: Message; readonly turn_id?: string })
-  | (OfAnswer & { readonly type: "turn.queued"; readonly place: number; readonly message: Message })
-  | (OfAnswer & { readonly type: "turn.started" })
-  | (OfAnswer & { readonly type: "text.delta"; readonly text: string })
-  | (OfAnswer & { readonly type: "reasoning.delta"; readonly text: string })
-  | (OfAnswer & { readonly type: "tool.called"; readonly call: ToolCall })
-  | (OfAnswer & {
-      readonly type: "tool.progress";
-      readonly call_id: string;
-      readonly progress: number;
-      readonly total?: number;
-      readonly text?: string | null;
-    })
-  | (OfAnswer & { readonly type: "tool.returned"; readonly call_id: string; readonly result: ToolResult })
-  | (OfTurn & { readonly type: "approval.requested"; readonly approval: Approval })
-  | (OfTurn & { readonly type: "approval.resolved"; readonly approval_id: string; readonly decision: Decision })
-  | (OfAnswer & {
-      readonly type: "turn.ended";
-      readonly outcome: Outcome;
-      readonly usage?: Usage | null;
-      readonly error?: TurnError;
-    })
-  | (OfSession & { readonly type: "session.updated"; readonly session: Readonly<Record<string, unknown>> })
-  | (OfSession & { readonly type: "session.deleted" });
-
-/** Events without an id: about the connection, not about the session. */
-export type ConnectionEvent =
-  | { readonly type: "ping"; readonly degraded?: boolean }
-  | { readonly type: "goodbye"; readonly reason: string; readonly retry_ms: number };
-
-export type ChatEvent = NumberedEvent | ConnectionEvent;
-
-/** What `GET /api/models` tells, as far as a choice needs it. */
-export interface ModelCatalogue {
-  readonly ids: readonly string[];
-  /** The model of sessions that name none. */
-  readonly defaultId: string | null;
-  /** Code points that a message may have; null where the server does not tell. */
-  readonly maxMessageChars: number | null;
-}
-
-/** Reads the data of one frame. Null where it is no event at all; an unknown `type` is passed on as it is. */
-export function parseEvent(data: string): ChatEvent | null {
-  try {
-    const value: unknown = JSON.parse(data);
-    if (typeof value === "object" && value !== null && "type" in value && typeof value.type === "string") {
-      return value as ChatEvent;
-    }
-  } catch {
-    // falls through: a frame that is no JSON says nothing
-  }
-  return null;
-}
-
-const POSITION = /^(\d+)-(\d+)$/;
-
-/** Orders two event ids; NaN where one of them is none. Digits are compared as text: a fence may exceed 2^53. */
-export function comparePositions(a: string, b: string): number {
-  const [x, y] = [POSITION.exec(a), POSITION.exec(b)];
-  if (!x || !y) return NaN;
-  return compareDigits(x[1]!, y[1]!) || compareDigits(x[2]!, y[2]!);
-}
-
 /**
- * Whether `next` can follow `last` with nothing in between: the next number, or the first of a later fence. (How many
- * a fence had is not in its ids, so that its last one is there is for the server to hold.)
+ * This file was auto-generated by openapi-typescript.
+ * Do not make direct changes to the file.
  */
-export function follows(last: string, next: string): boolean {
-  const [x, y] = [POSITION.exec(last), POSITION.exec(next)];
-  if (!x || !y) return false;
-  if (x[1] === y[1]) return Number(y[2]) === Number(x[2]) + 1;
-  return compareDigits(x[1]!, y[1]!) < 0 && y[2] === "0";
-}
 
-function compareDigits(a: string, b: string): number {
-  if (a.length !== b.length) return a.length - b.length;
-  return a < b ? -1 : a > b ? 1 : 0;
+export type paths = Record<string, never>;
+export type webhooks = Record<string, never>;
+export interface components {
+    schemas: {
+        /**
+         * AdminMetrics
+         * @description What is so now, with totals since the start, and a list of samples for each column of the last hour.
+         */
+        readonly AdminMetrics: {
+            readonly time: number;
+            readonly version: string;
+            readonly interval_seconds: number;
+            readonly now: {
+                readonly [key: string]: number;
+            };
+            readonly history: {
+                readonly [key: string]: readonly (number | null)[];
+            };
+        };
+        /**
+         * Approval
+         * @description A tool call that waits for a person; `expires_at` is RFC 3339.
+         */
+        readonly Approval: {
+            readonly id: string;
+            readonly message_id: string;
+            readonly call_id: string;
+            readonly server: string;
+            readonly name: string;
+            readonly arguments: {
+                readonly [key: string]: unknown;
+            };
+            readonly expires_at: string;
+        };
+        /** ApprovalRequested */
+        readonly ApprovalRequested: {
+            /** @constant */
+            readonly type: "approval.requested";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly approval: components["schemas"]["Approval"];
+        };
+        /** ApprovalResolved */
+        readonly ApprovalResolved: {
+            /** @constant */
+            readonly type: "approval.resolved";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly approval_id: string;
+            /** @enum {string} */
+            readonly decision: "approved" | "denied" | "expired";
+        };
+        /**
+         * BranchBody
+         * @description `POST /api/branch`.
+         */
+        readonly BranchBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly message_id: string;
+        };
+        /**
+         * ChatBody
+         * @description `POST /api/chat`.
+         */
+        readonly ChatBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly message: string;
+            /** @default null */
+            readonly model?: string | null;
+            /** @default null */
+            readonly project_id?: string | null;
+            /** @default null */
+            readonly client_message_id?: string | null;
+            /**
+             * @default queue
+             * @enum {string}
+             */
+            readonly on_busy?: "queue" | "reject" | "interrupt";
+        };
+        /**
+         * ChatState
+         * @description A session as its tabs see it, with the newest messages; `has_more` says that there are older ones.
+         */
+        readonly ChatState: {
+            readonly session_id: string;
+            readonly position: string;
+            readonly project_id: string;
+            readonly title: string;
+            readonly model: string | null;
+            readonly is_processing: boolean;
+            readonly active_turn_id: string | null;
+            readonly is_connecting_mcp: boolean;
+            readonly missing_api_key: boolean;
+            readonly queue: readonly components["schemas"]["QueuedTurn"][];
+            readonly pending_approvals: readonly components["schemas"]["Approval"][];
+            readonly message_count: number;
+            readonly expires_at: string | null;
+            readonly messages: readonly components["schemas"]["Message"][];
+            readonly has_more: boolean;
+        };
+        /**
+         * CommandBody
+         * @description `POST /api/mcp-command`.
+         */
+        readonly CommandBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly command: string;
+            readonly args?: {
+                readonly [key: string]: unknown;
+            };
+        };
+        /**
+         * CommandDone
+         * @description What a command did; `data` depends on the command.
+         */
+        readonly CommandDone: {
+            readonly success: boolean;
+            readonly message: string;
+            readonly data: unknown;
+            readonly session_id: string;
+        };
+        readonly ConnectionEvent: components["schemas"]["Ping"] | components["schemas"]["Goodbye"];
+        /**
+         * CreateBody
+         * @description `POST /api/session/create`.
+         */
+        readonly CreateBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            /** @default null */
+            readonly project_id?: string | null;
+            /** @default null */
+            readonly title?: string | null;
+            /** @default null */
+            readonly description?: string | null;
+            /** @default null */
+            readonly metadata?: {
+                readonly [key: string]: unknown;
+            } | null;
+            /** @default null */
+            readonly model?: string | null;
+        };
+        /**
+         * CurrentSession
+         * @description A session's record, as the caller's current one.
+         */
+        readonly CurrentSession: {
+            readonly id: string;
+            readonly project_id: string;
+            readonly title: string;
+            readonly description: string;
+            readonly metadata: {
+                readonly [key: string]: unknown;
+            };
+            readonly model: string | null;
+            readonly is_active: boolean;
+            readonly message_count: number;
+            readonly created_at: string;
+            readonly updated_at: string;
+            readonly last_message_at: string | null;
+            readonly expires_at: string;
+            readonly session_id: string;
+        };
+        /**
+         * EditBody
+         * @description `POST /api/messages/{message_id}/edit`.
+         */
+        readonly EditBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            /** @default null */
+            readonly model?: string | null;
+            /**
+             * @default reject
+             * @enum {string}
+             */
+            readonly on_busy?: "queue" | "reject" | "interrupt";
+            readonly message: string;
+            /** @default null */
+            readonly client_message_id?: string | null;
+        };
+        /**
+         * ExportedSession
+         * @description All there is of a session: every message of every branch, each after its parent.
+         */
+        readonly ExportedSession: {
+            /** @constant */
+            readonly format: "chatserver-session/1";
+            readonly id: string;
+            readonly tenant: string;
+            readonly project_id: string;
+            readonly owner: string | null;
+            readonly title: string;
+            readonly description: string;
+            readonly metadata: {
+                readonly [key: string]: unknown;
+            };
+            readonly model: string | null;
+            readonly is_active: boolean;
+            readonly message_count: number;
+            readonly created_at: string;
+            readonly updated_at: string;
+            readonly last_message_at: string | null;
+            readonly expires_at: string;
+            readonly leaf_id: string | null;
+            readonly queue: readonly components["schemas"]["ExportedTurn"][];
+            readonly messages: readonly components["schemas"]["Message"][];
+        };
+        /**
+         * ExportedTurn
+         * @description A message that was accepted and waited for its turn.
+         */
+        readonly ExportedTurn: {
+            readonly turn_id: string;
+            readonly message: components["schemas"]["Message"];
+            readonly client_message_id: string | null;
+            readonly options: {
+                readonly [key: string]: string | null;
+            };
+        };
+        /**
+         * FeedbackBody
+         * @description `PUT /api/messages/{message_id}/feedback`: a rating of null without a comment takes it away.
+         */
+        readonly FeedbackBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly rating: ("up" | "down") | null;
+            /** @default null */
+            readonly comment?: string | null;
+        };
+        /**
+         * FieldProblem
+         * @description A wrong field: where it stands, and what is wrong with it.
+         */
+        readonly FieldProblem: {
+            readonly loc: readonly (string | number)[];
+            readonly msg: string;
+        };
+        /**
+         * ForkBody
+         * @description `POST /api/fork`.
+         */
+        readonly ForkBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly message_id: string;
+            /** @default null */
+            readonly title?: string | null;
+        };
+        /**
+         * FullSession
+         * @description A session's record with all messages of the active branch.
+         */
+        readonly FullSession: {
+            readonly session: components["schemas"]["Session"];
+            readonly messages: readonly components["schemas"]["StoredMessage"][];
+        };
+        /**
+         * Goodbye
+         * @description The server closes the stream; come back after `retry_ms`.
+         */
+        readonly Goodbye: {
+            /** @constant */
+            readonly type: "goodbye";
+            readonly reason: string;
+            readonly retry_ms: number;
+        };
+        /**
+         * Health
+         * @description The process answers.
+         */
+        readonly Health: {
+            /** @constant */
+            readonly status: "ok";
+            readonly version: string;
+        };
+        /**
+         * InterruptBody
+         * @description `POST /api/interrupt`.
+         */
+        readonly InterruptBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            /** @default null */
+            readonly turn_id?: string | null;
+            /** @default false */
+            readonly clear_queue?: boolean;
+        };
+        /**
+         * ListedLlmSession
+         * @description A line of a list: the record, and the beginning of its newest message.
+         */
+        readonly ListedLlmSession: {
+            readonly id: string;
+            readonly session_id: string;
+            readonly thread_id: string;
+            readonly session_name: string;
+            readonly is_archived: boolean;
+            readonly message_count: number;
+            readonly created_at: string;
+            readonly updated_at: string;
+            readonly last_message_at: string | null;
+            readonly expires_at: string;
+            readonly project_id: string;
+            readonly model: string | null;
+            readonly last_message_preview: string | null;
+        };
+        /**
+         * ListedSession
+         * @description A line of a list: the record, and the beginning of its newest message.
+         */
+        readonly ListedSession: {
+            readonly id: string;
+            readonly project_id: string;
+            readonly title: string;
+            readonly description: string;
+            readonly metadata: {
+                readonly [key: string]: unknown;
+            };
+            readonly model: string | null;
+            readonly is_active: boolean;
+            readonly message_count: number;
+            readonly created_at: string;
+            readonly updated_at: string;
+            readonly last_message_at: string | null;
+            readonly expires_at: string;
+            readonly last_message_preview: string | null;
+        };
+        /**
+         * LlmChanged
+         * @description The session as it is now.
+         */
+        readonly LlmChanged: {
+            /** @constant */
+            readonly success: true;
+            readonly data: components["schemas"]["LlmSession"];
+        };
+        /**
+         * LlmCreateBody
+         * @description `POST /api/llm/sessions`.
+         */
+        readonly LlmCreateBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            /** @default null */
+            readonly session_name?: string | null;
+        };
+        /**
+         * LlmCreated
+         * @description The session that was made, or was there.
+         */
+        readonly LlmCreated: {
+            /** @constant */
+            readonly success: true;
+            readonly data: components["schemas"]["LlmSession"];
+            readonly session_id: string;
+            readonly thread_id: string;
+        };
+        /**
+         * LlmDeletion
+         * @description `deleted` is false where there was nothing to delete.
+         */
+        readonly LlmDeletion: {
+            readonly session_id: string;
+            readonly deleted: boolean;
+            /** @constant */
+            readonly success: true;
+        };
+        /**
+         * LlmGot
+         * @description The session, with its messages where they were asked for.
+         */
+        readonly LlmGot: {
+            /** @constant */
+            readonly success: true;
+            readonly data: components["schemas"]["LlmSession"];
+            readonly messages?: readonly components["schemas"]["StoredMessage"][];
+            readonly has_more?: boolean;
+        };
+        /**
+         * LlmList
+         * @description A page of the user's sessions.
+         */
+        readonly LlmList: {
+            /** @constant */
+            readonly success: true;
+            readonly data: readonly components["schemas"]["ListedLlmSession"][];
+            readonly count: number;
+            readonly limit: number;
+            readonly offset: number;
+        };
+        /**
+         * LlmSession
+         * @description A session's record as the user's sessions show it.
+         */
+        readonly LlmSession: {
+            readonly id: string;
+            readonly session_id: string;
+            readonly thread_id: string;
+            readonly session_name: string;
+            readonly is_archived: boolean;
+            readonly message_count: number;
+            readonly created_at: string;
+            readonly updated_at: string;
+            readonly last_message_at: string | null;
+            readonly expires_at: string;
+            readonly project_id: string;
+            readonly model: string | null;
+        };
+        /**
+         * LlmUpdateBody
+         * @description `PUT /api/llm/sessions/{session_id}`: what is given is changed; a message count is only compared.
+         */
+        readonly LlmUpdateBody: {
+            /** @default  */
+            readonly session_name?: string;
+            /** @default false */
+            readonly is_archived?: boolean;
+            /** @default null */
+            readonly message_count?: number | null;
+        };
+        /**
+         * LoggedIn
+         * @description A fresh token, which is a secret, whose it is, and the session that its user goes on with.
+         */
+        readonly LoggedIn: {
+            /** @enum {string} */
+            readonly kind: "user" | "visitor" | "none";
+            readonly user_id: string | null;
+            readonly username: string | null;
+            readonly tenant: string;
+            readonly scopes: readonly string[];
+            readonly expires_at: string | null;
+            readonly token: string;
+            /** @constant */
+            readonly token_type: "Bearer";
+            readonly sessions_adopted: number;
+            readonly session_id: string | null;
+        };
+        /**
+         * LoggedOut
+         * @description Whether there was a login to end.
+         */
+        readonly LoggedOut: {
+            readonly logged_out: boolean;
+        };
+        /**
+         * LoginBody
+         * @description `POST /api/auth/login`.
+         */
+        readonly LoginBody: {
+            readonly username: string;
+            readonly password: string;
+            /** @default public */
+            readonly tenant?: string;
+        };
+        /**
+         * Me
+         * @description An identity, why the token that came with the request is no good, and what the server offers.
+         */
+        readonly Me: {
+            /** @enum {string} */
+            readonly kind: "user" | "visitor" | "none";
+            readonly user_id: string | null;
+            readonly username: string | null;
+            readonly tenant: string;
+            readonly scopes: readonly string[];
+            readonly expires_at: string | null;
+            readonly token_problem: string | null;
+            /** @enum {string} */
+            readonly auth: "optional" | "required";
+            readonly registration: boolean;
+            readonly password_min_chars: number;
+        };
+        /**
+         * Message
+         * @description One message. `created_at` is RFC 3339; `parent_id` is the message it follows on its branch.
+         *
+         *     `siblings` are the ids of the messages that follow the same one, oldest first, its own among them; empty where it is
+         *     the only one.
+         */
+        readonly Message: {
+            readonly id: string;
+            readonly parent_id: string | null;
+            /** @enum {string} */
+            readonly role: "user" | "assistant" | "system" | "tool";
+            readonly content: string;
+            /** @enum {string} */
+            readonly status: "completed" | "streaming" | "interrupted" | "failed";
+            readonly model: string | null;
+            readonly created_at: string;
+            /** @default  */
+            readonly reasoning: string;
+            /** @default [] */
+            readonly tool_calls: readonly components["schemas"]["ToolCall"][];
+            /** @default null */
+            readonly usage: components["schemas"]["Usage"] | null;
+            readonly metadata: {
+                readonly [key: string]: unknown;
+            };
+            /** @default [] */
+            readonly siblings: readonly string[];
+        };
+        /**
+         * MessageBody
+         * @description `POST …/messages`: a message that starts no turn.
+         */
+        readonly MessageBody: {
+            /** @enum {string} */
+            readonly role: "user" | "assistant" | "system";
+            readonly content: string;
+            readonly metadata?: {
+                readonly [key: string]: unknown;
+            };
+        };
+        /** MessageCreated */
+        readonly MessageCreated: {
+            /** @constant */
+            readonly type: "message.created";
+            readonly session_id: string;
+            readonly message: components["schemas"]["Message"];
+            readonly turn_id?: string;
+        };
+        /**
+         * MessagePage
+         * @description Messages of a branch, oldest first; `has_more` says that there are older ones.
+         */
+        readonly MessagePage: {
+            readonly session_id: string;
+            readonly messages: readonly components["schemas"]["Message"][];
+            readonly has_more: boolean;
+        };
+        /** MessageUpdated */
+        readonly MessageUpdated: {
+            /** @constant */
+            readonly type: "message.updated";
+            readonly session_id: string;
+            readonly message: components["schemas"]["Message"];
+            readonly turn_id?: string;
+        };
+        /**
+         * Model
+         * @description An entry of the catalogue.
+         */
+        readonly Model: {
+            readonly id: string;
+            readonly name: string | null;
+            readonly kind: string;
+            readonly default: boolean;
+            readonly context_tokens: number | null;
+            readonly max_output_tokens: number | null;
+            readonly tools: boolean;
+            readonly fallback: string | null;
+            readonly missing_api_key: boolean;
+        };
+        /**
+         * ModelBody
+         * @description `PUT /api/session/model`: null goes back to the catalogue's default.
+         */
+        readonly ModelBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly model: string | null;
+        };
+        /**
+         * ModelUsage
+         * @description Of one model.
+         */
+        readonly ModelUsage: {
+            readonly turns: number;
+            readonly prompt_tokens: number;
+            readonly completion_tokens: number;
+            readonly reasoning_tokens: number;
+            readonly cached_tokens: number;
+            readonly total_tokens: number;
+            readonly estimated: boolean;
+            readonly model: string;
+        };
+        /**
+         * Models
+         * @description The catalogue, and what a message may be.
+         */
+        readonly Models: {
+            readonly models: readonly components["schemas"]["Model"][];
+            readonly default_model: string | null;
+            readonly max_message_chars: number;
+        };
+        readonly NumberedEvent: components["schemas"]["Snapshot"] | components["schemas"]["TextDelta"] | components["schemas"]["ReasoningDelta"] | components["schemas"]["MessageCreated"] | components["schemas"]["MessageUpdated"] | components["schemas"]["TurnQueued"] | components["schemas"]["TurnStarted"] | components["schemas"]["ToolCalled"] | components["schemas"]["ToolProgress"] | components["schemas"]["ToolReturned"] | components["schemas"]["ApprovalRequested"] | components["schemas"]["ApprovalResolved"] | components["schemas"]["TurnEnded"] | components["schemas"]["SessionUpdated"] | components["schemas"]["SessionDeleted"];
+        /**
+         * OpenApi
+         * @description A description of the API, as https://spec.openapis.org/oas/v3.1.1 has it.
+         */
+        readonly OpenApi: {
+            readonly openapi: string;
+            readonly info: {
+                readonly [key: string]: unknown;
+            };
+            readonly paths: {
+                readonly [key: string]: unknown;
+            };
+            readonly components: {
+                readonly [key: string]: unknown;
+            };
+            readonly security: readonly {
+                readonly [key: string]: unknown;
+            }[];
+        };
+        /**
+         * Ping
+         * @description A sign of life every few seconds.
+         */
+        readonly Ping: {
+            /** @constant */
+            readonly type: "ping";
+            readonly degraded?: boolean;
+        };
+        /**
+         * Problem
+         * @description An error, as RFC 9457 has it; `code` is what programs look at.
+         */
+        readonly Problem: {
+            readonly type: string;
+            readonly title: string;
+            readonly status: number;
+            readonly detail: string;
+            readonly code: string;
+            readonly request_id: string;
+            readonly errors?: readonly components["schemas"]["FieldProblem"][];
+            readonly resets_at?: string;
+            /** @constant */
+            readonly success?: false;
+        };
+        /**
+         * Project
+         * @description A project that holds sessions of the caller.
+         */
+        readonly Project: {
+            readonly project_id: string;
+            readonly sessions: number;
+            readonly messages: number;
+            readonly updated_at: string;
+        };
+        /**
+         * ProjectSessionBody
+         * @description `POST /api/projects/{project_id}/sessions`.
+         */
+        readonly ProjectSessionBody: {
+            /** @default null */
+            readonly title?: string | null;
+            /** @default null */
+            readonly description?: string | null;
+            /** @default null */
+            readonly metadata?: {
+                readonly [key: string]: unknown;
+            } | null;
+            /** @default null */
+            readonly model?: string | null;
+        };
+        /**
+         * ProjectSessionDeletion
+         * @description It is deleted.
+         */
+        readonly ProjectSessionDeletion: {
+            readonly message: string;
+            readonly session_id: string;
+        };
+        /**
+         * ProjectStats
+         * @description The caller's sessions of a project in numbers.
+         */
+        readonly ProjectStats: {
+            readonly project_id: string;
+            readonly total_sessions: number;
+            readonly active_sessions: number;
+            readonly total_messages: number;
+            readonly average_messages_per_session: number;
+            readonly sessions_by_project: {
+                readonly [key: string]: number;
+            };
+            readonly tokens: components["schemas"]["UsageTotal"];
+            readonly updated_at: string | null;
+        };
+        /**
+         * ProjectUsage
+         * @description Of one project.
+         */
+        readonly ProjectUsage: {
+            readonly turns: number;
+            readonly prompt_tokens: number;
+            readonly completion_tokens: number;
+            readonly reasoning_tokens: number;
+            readonly cached_tokens: number;
+            readonly total_tokens: number;
+            readonly estimated: boolean;
+            readonly project_id: string;
+        };
+        /**
+         * QueuedTurn
+         * @description An accepted message that waits for the running turn; `place` counts from 1.
+         */
+        readonly QueuedTurn: {
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly place: number;
+            readonly message: components["schemas"]["Message"];
+        };
+        /**
+         * QuotaLeft
+         * @description A quota, and what is left of it.
+         */
+        readonly QuotaLeft: {
+            /** @enum {string} */
+            readonly of: "user" | "visitor" | "tenant";
+            /** @enum {string} */
+            readonly period: "day" | "month";
+            readonly limit_tokens: number;
+            readonly used_tokens: number;
+            readonly left_tokens: number;
+            readonly resets_at: string;
+        };
+        /**
+         * RatedMessage
+         * @description The answer with what was said about it as `feedback` of its metadata.
+         */
+        readonly RatedMessage: {
+            readonly session_id: string;
+            readonly message: components["schemas"]["Message"];
+        };
+        /**
+         * Ready
+         * @description The server takes work.
+         */
+        readonly Ready: {
+            /** @constant */
+            readonly status: "ready";
+        };
+        /** ReasoningDelta */
+        readonly ReasoningDelta: {
+            /** @constant */
+            readonly type: "reasoning.delta";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly text: string;
+        };
+        /**
+         * RegenerateBody
+         * @description `POST /api/messages/{message_id}/regenerate`.
+         *
+         *     What is asked for concerns what is there now, so while something else is being answered it is refused unless the
+         *     caller says otherwise.
+         */
+        readonly RegenerateBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            /** @default null */
+            readonly model?: string | null;
+            /**
+             * @default reject
+             * @enum {string}
+             */
+            readonly on_busy?: "queue" | "reject" | "interrupt";
+        };
+        /**
+         * RegisterBody
+         * @description `POST /api/auth/register`. What a name or a password must be like is chatserver.accounts' to say.
+         */
+        readonly RegisterBody: {
+            readonly username: string;
+            readonly password: string;
+        };
+        /**
+         * Session
+         * @description A session's record.
+         */
+        readonly Session: {
+            readonly id: string;
+            readonly project_id: string;
+            readonly title: string;
+            readonly description: string;
+            readonly metadata: {
+                readonly [key: string]: unknown;
+            };
+            readonly model: string | null;
+            readonly is_active: boolean;
+            readonly message_count: number;
+            readonly created_at: string;
+            readonly updated_at: string;
+            readonly last_message_at: string | null;
+            readonly expires_at: string;
+        };
+        /** SessionBody */
+        readonly SessionBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+        };
+        /** SessionDeleted */
+        readonly SessionDeleted: {
+            /** @constant */
+            readonly type: "session.deleted";
+            readonly session_id: string;
+        };
+        /**
+         * SessionDeletion
+         * @description `deleted` is false where there was nothing to delete.
+         */
+        readonly SessionDeletion: {
+            readonly session_id: string;
+            readonly deleted: boolean;
+        };
+        /**
+         * SessionModel
+         * @description The model that answers next; `chosen` is what the session names.
+         */
+        readonly SessionModel: {
+            readonly session_id: string;
+            readonly model: string;
+            readonly chosen: string | null;
+            readonly missing_api_key: boolean;
+        };
+        /**
+         * SessionUpdateBody
+         * @description `PUT /api/projects/{project_id}/sessions/{session_id}`: what is given is changed; a null model is the default.
+         */
+        readonly SessionUpdateBody: {
+            /** @default  */
+            readonly title?: string;
+            /** @default  */
+            readonly description?: string;
+            readonly metadata?: {
+                readonly [key: string]: unknown;
+            };
+            /** @default true */
+            readonly is_active?: boolean;
+            /** @default null */
+            readonly model?: string | null;
+        };
+        /**
+         * SessionUpdated
+         * @description `session` holds the changed fields only, by their wire names.
+         */
+        readonly SessionUpdated: {
+            /** @constant */
+            readonly type: "session.updated";
+            readonly session_id: string;
+            readonly session: {
+                readonly [key: string]: unknown;
+            };
+        };
+        /**
+         * SessionUsage
+         * @description What the messages of one session have used, over all its branches.
+         */
+        readonly SessionUsage: {
+            readonly session_id: string;
+            readonly total: components["schemas"]["UsageTotal"];
+            readonly by_model: readonly components["schemas"]["ModelUsage"][];
+        };
+        /**
+         * SessionValidity
+         * @description Whether the caller can use a session; `reason` is an error's code where not.
+         */
+        readonly SessionValidity: {
+            readonly valid: boolean;
+            readonly reason: string | null;
+            readonly session_id: string | null;
+            readonly expires_at: string | null;
+        };
+        /**
+         * Snapshot
+         * @description The whole state; what came before it does not matter any more.
+         */
+        readonly Snapshot: {
+            /** @constant */
+            readonly type: "snapshot";
+            readonly session_id: string;
+            readonly state: components["schemas"]["ChatState"];
+        };
+        /**
+         * State
+         * @description A session as its tabs see it; `messages` and `has_more` stay away with `Prefer: return=minimal`.
+         */
+        readonly State: {
+            readonly session_id: string;
+            readonly position: string;
+            readonly project_id: string;
+            readonly title: string;
+            readonly model: string | null;
+            readonly is_processing: boolean;
+            readonly active_turn_id: string | null;
+            readonly is_connecting_mcp: boolean;
+            readonly missing_api_key: boolean;
+            readonly queue: readonly components["schemas"]["QueuedTurn"][];
+            readonly pending_approvals: readonly components["schemas"]["Approval"][];
+            readonly message_count: number;
+            readonly expires_at: string | null;
+            readonly messages?: readonly components["schemas"]["Message"][];
+            readonly has_more?: boolean;
+        };
+        /**
+         * StateAfterChat
+         * @description The state, and the turn that the message started or queued.
+         */
+        readonly StateAfterChat: {
+            readonly session_id: string;
+            readonly position: string;
+            readonly project_id: string;
+            readonly title: string;
+            readonly model: string | null;
+            readonly is_processing: boolean;
+            readonly active_turn_id: string | null;
+            readonly is_connecting_mcp: boolean;
+            readonly missing_api_key: boolean;
+            readonly queue: readonly components["schemas"]["QueuedTurn"][];
+            readonly pending_approvals: readonly components["schemas"]["Approval"][];
+            readonly message_count: number;
+            readonly expires_at: string | null;
+            readonly messages?: readonly components["schemas"]["Message"][];
+            readonly has_more?: boolean;
+            readonly turn_id: string;
+        };
+        /**
+         * StoredMessage
+         * @description A message, and where it belongs.
+         */
+        readonly StoredMessage: {
+            readonly session_id: string;
+            readonly project_id: string;
+            readonly id: string;
+            readonly parent_id: string | null;
+            /** @enum {string} */
+            readonly role: "user" | "assistant" | "system" | "tool";
+            readonly content: string;
+            /** @enum {string} */
+            readonly status: "completed" | "streaming" | "interrupted" | "failed";
+            readonly model: string | null;
+            readonly created_at: string;
+            readonly reasoning: string;
+            readonly tool_calls: readonly components["schemas"]["ToolCall"][];
+            readonly usage: components["schemas"]["Usage"] | null;
+            readonly metadata: {
+                readonly [key: string]: unknown;
+            };
+            readonly siblings: readonly string[];
+        };
+        /**
+         * StreamBody
+         * @description `POST /api/stream`: change what a multiplexed stream follows.
+         */
+        readonly StreamBody: {
+            readonly stream: string;
+            readonly add?: readonly string[];
+            readonly drop?: readonly string[];
+        };
+        /**
+         * StreamChanged
+         * @description What a multiplexed stream follows now.
+         */
+        readonly StreamChanged: {
+            readonly stream: string;
+            readonly sessions: readonly string[];
+        };
+        readonly StreamEvent: components["schemas"]["NumberedEvent"] | components["schemas"]["ConnectionEvent"];
+        /**
+         * SystemBody
+         * @description `POST /api/system`.
+         */
+        readonly SystemBody: {
+            /** @default null */
+            readonly session_id?: string | null;
+            readonly message: string;
+        };
+        /** TextDelta */
+        readonly TextDelta: {
+            /** @constant */
+            readonly type: "text.delta";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly text: string;
+        };
+        /**
+         * ToolCall
+         * @description One call of a tool inside an answer.
+         *
+         *     `offset` is the number of code points of the answer's content before the call, so that a reader can put it where
+         *     it happened.
+         */
+        readonly ToolCall: {
+            readonly id: string;
+            readonly server: string;
+            readonly name: string;
+            readonly arguments: {
+                readonly [key: string]: unknown;
+            };
+            /** @default 0 */
+            readonly offset: number;
+            /** @default null */
+            readonly result: components["schemas"]["ToolResult"] | null;
+        };
+        /** ToolCalled */
+        readonly ToolCalled: {
+            /** @constant */
+            readonly type: "tool.called";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly call: components["schemas"]["ToolCall"];
+        };
+        /** ToolProgress */
+        readonly ToolProgress: {
+            /** @constant */
+            readonly type: "tool.progress";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly call_id: string;
+            readonly progress: number;
+            readonly total?: number;
+            readonly text?: string;
+        };
+        /**
+         * ToolResult
+         * @description What a tool call gave: text already capped in size, and whether it is an error.
+         */
+        readonly ToolResult: {
+            readonly content: string;
+            readonly is_error: boolean;
+        };
+        /** ToolReturned */
+        readonly ToolReturned: {
+            /** @constant */
+            readonly type: "tool.returned";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly call_id: string;
+            readonly result: components["schemas"]["ToolResult"];
+        };
+        /** TurnEnded */
+        readonly TurnEnded: {
+            /** @constant */
+            readonly type: "turn.ended";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            /** @enum {string} */
+            readonly outcome: "completed" | "interrupted" | "failed";
+            readonly usage?: components["schemas"]["Usage"];
+            readonly error?: components["schemas"]["TurnError"];
+        };
+        /**
+         * TurnError
+         * @description Why a turn failed: `code` for programs, `title` for people.
+         */
+        readonly TurnError: {
+            readonly code: string;
+            readonly title: string;
+        };
+        /** TurnQueued */
+        readonly TurnQueued: {
+            /** @constant */
+            readonly type: "turn.queued";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+            readonly place: number;
+            readonly message: components["schemas"]["Message"];
+        };
+        /** TurnStarted */
+        readonly TurnStarted: {
+            /** @constant */
+            readonly type: "turn.started";
+            readonly session_id: string;
+            readonly turn_id: string;
+            readonly message_id: string;
+        };
+        /**
+         * Usage
+         * @description Tokens of a turn; `estimated` where the upstream told none.
+         */
+        readonly Usage: {
+            /** @default 0 */
+            readonly prompt_tokens: number;
+            /** @default 0 */
+            readonly completion_tokens: number;
+            /** @default 0 */
+            readonly reasoning_tokens: number;
+            /** @default 0 */
+            readonly cached_tokens: number;
+            /** @default false */
+            readonly estimated: boolean;
+        };
+        /**
+         * UsageReport
+         * @description The caller's own use of a day or a month. While `exhausted_until` is set, no turn starts.
+         */
+        readonly UsageReport: {
+            /** @enum {string} */
+            readonly period: "day" | "month";
+            readonly since: string;
+            readonly until: string;
+            readonly total: components["schemas"]["UsageTotal"];
+            readonly by_model: readonly components["schemas"]["ModelUsage"][];
+            readonly by_project: readonly components["schemas"]["ProjectUsage"][];
+            readonly quotas: readonly components["schemas"]["QuotaLeft"][];
+            readonly exhausted_until: string | null;
+        };
+        /**
+         * UsageTotal
+         * @description Tokens of turns together. `total_tokens` is prompts and answers; `estimated` where any part of them is.
+         */
+        readonly UsageTotal: {
+            readonly turns: number;
+            readonly prompt_tokens: number;
+            readonly completion_tokens: number;
+            readonly reasoning_tokens: number;
+            readonly cached_tokens: number;
+            readonly total_tokens: number;
+            readonly estimated: boolean;
+        };
+    };
+    responses: never;
+    parameters: never;
+    requestBodies: never;
+    headers: never;
+    pathItems: never;
 }
+export type AdminMetrics = components['schemas']['AdminMetrics'];
+export type Approval = components['schemas']['Approval'];
+export type ApprovalRequested = components['schemas']['ApprovalRequested'];
+export type ApprovalResolved = components['schemas']['ApprovalResolved'];
+export type BranchBody = components['schemas']['BranchBody'];
+export type ChatBody = components['schemas']['ChatBody'];
+export type ChatState = components['schemas']['ChatState'];
+export type CommandBody = components['schemas']['CommandBody'];
+export type CommandDone = components['schemas']['CommandDone'];
+export type ConnectionEvent = components['schemas']['ConnectionEvent'];
+export type CreateBody = components['schemas']['CreateBody'];
+export type CurrentSession = components['schemas']['CurrentSession'];
+export type EditBody = components['schemas']['EditBody'];
+export type ExportedSession = components['schemas']['ExportedSession'];
+export type ExportedTurn = components['schemas']['ExportedTurn'];
+export type FeedbackBody = components['schemas']['FeedbackBody'];
+export type FieldProblem = components['schemas']['FieldProblem'];
+export type ForkBody = components['schemas']['ForkBody'];
+export type FullSession = components['schemas']['FullSession'];
+export type Goodbye = components['schemas']['Goodbye'];
+export type Health = components['schemas']['Health'];
+export type InterruptBody = components['schemas']['InterruptBody'];
+export type ListedLlmSession = components['schemas']['ListedLlmSession'];
+export type ListedSession = components['schemas']['ListedSession'];
+export type LlmChanged = components['schemas']['LlmChanged'];
+export type LlmCreateBody = components['schemas']['LlmCreateBody'];
+export type LlmCreated = components['schemas']['LlmCreated'];
+export type LlmDeletion = components['schemas']['LlmDeletion'];
+export type LlmGot = components['schemas']['LlmGot'];
+export type LlmList = components['schemas']['LlmList'];
+export type LlmSession = components['schemas']['LlmSession'];
+export type LlmUpdateBody = components['schemas']['LlmUpdateBody'];
+export type LoggedIn = components['schemas']['LoggedIn'];
+export type LoggedOut = components['schemas']['LoggedOut'];
+export type LoginBody = components['schemas']['LoginBody'];
+export type Me = components['schemas']['Me'];
+export type Message = components['schemas']['Message'];
+export type MessageBody = components['schemas']['MessageBody'];
+export type MessageCreated = components['schemas']['MessageCreated'];
+export type MessagePage = components['schemas']['MessagePage'];
+export type MessageUpdated = components['schemas']['MessageUpdated'];
+export type Model = components['schemas']['Model'];
+export type ModelBody = components['schemas']['ModelBody'];
+export type ModelUsage = components['schemas']['ModelUsage'];
+export type Models = components['schemas']['Models'];
+export type NumberedEvent = components['schemas']['NumberedEvent'];
+export type OpenApi = components['schemas']['OpenApi'];
+export type Ping = components['schemas']['Ping'];
+export type Problem = components['schemas']['Problem'];
+export type Project = components['schemas']['Project'];
+export type ProjectSessionBody = components['schemas']['ProjectSessionBody'];
+export type ProjectSessionDeletion = components['schemas']['ProjectSessionDeletion'];
+export type ProjectStats = components['schemas']['ProjectStats'];
+export type ProjectUsage = components['schemas']['ProjectUsage'];
+export type QueuedTurn = components['schemas']['QueuedTurn'];
+export type QuotaLeft = components['schemas']['QuotaLeft'];
+export type RatedMessage = components['schemas']['RatedMessage'];
+export type Ready = components['schemas']['Ready'];
+export type ReasoningDelta = components['schemas']['ReasoningDelta'];
+export type RegenerateBody = components['schemas']['RegenerateBody'];
+export type RegisterBody = components['schemas']['RegisterBody'];
+export type Session = components['schemas']['Session'];
+export type SessionBody = components['schemas']['SessionBody'];
+export type SessionDeleted = components['schemas']['SessionDeleted'];
+export type SessionDeletion = components['schemas']['SessionDeletion'];
+export type SessionModel = components['schemas']['SessionModel'];
+export type SessionUpdateBody = components['schemas']['SessionUpdateBody'];
+export type SessionUpdated = components['schemas']['SessionUpdated'];
+export type SessionUsage = components['schemas']['SessionUsage'];
+export type SessionValidity = components['schemas']['SessionValidity'];
+export type Snapshot = components['schemas']['Snapshot'];
+export type State = components['schemas']['State'];
+export type StateAfterChat = components['schemas']['StateAfterChat'];
+export type StoredMessage = components['schemas']['StoredMessage'];
+export type StreamBody = components['schemas']['StreamBody'];
+export type StreamChanged = components['schemas']['StreamChanged'];
+export type StreamEvent = components['schemas']['StreamEvent'];
+export type SystemBody = components['schemas']['SystemBody'];
+export type TextDelta = components['schemas']['TextDelta'];
+export type ToolCall = components['schemas']['ToolCall'];
+export type ToolCalled = components['schemas']['ToolCalled'];
+export type ToolProgress = components['schemas']['ToolProgress'];
+export type ToolResult = components['schemas']['ToolResult'];
+export type ToolReturned = components['schemas']['ToolReturned'];
+export type TurnEnded = components['schemas']['TurnEnded'];
+export type TurnError = components['schemas']['TurnError'];
+export type TurnQueued = components['schemas']['TurnQueued'];
+export type TurnStarted = components['schemas']['TurnStarted'];
+export type Usage = components['schemas']['Usage'];
+export type UsageReport = components['schemas']['UsageReport'];
+export type UsageTotal = components['schemas']['UsageTotal'];
+export type $defs = Record<string, never>;
+export type operations = Record<string, never>;

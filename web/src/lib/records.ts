@@ -1,6 +1,10 @@
 // Sessions as records and the person they belong to: what the lists and the account ask of the server.
 
 import type { Api } from "./api.ts";
+import type { ListedLlmSession, ListedSession, LlmList, Me, Project } from "./protocol.ts";
+
+export type { Project } from "./protocol.ts";
+export type Account = Me;
 
 export interface SessionEntry {
   readonly id: string;
@@ -13,37 +17,11 @@ export interface SessionEntry {
   readonly updatedAt: string;
 }
 
-export interface Project {
-  readonly project_id: string;
-  readonly sessions: number;
-}
-
 export interface ListQuery {
   readonly query: string;
   /** Of that project only; null: of all. */
   readonly project: string | null;
   readonly archived: boolean;
-}
-
-export interface Account {
-  readonly kind: "user" | "visitor" | "none";
-  readonly username: string | null;
-  readonly auth: "optional" | "required";
-  readonly registration: boolean;
-  readonly password_min_chars: number;
-  readonly token_problem: string | null;
-}
-
-interface RecordWire {
-  readonly id: string;
-  readonly title?: string;
-  readonly session_name?: string;
-  readonly is_active?: boolean;
-  readonly is_archived?: boolean;
-  readonly message_count: number;
-  readonly project_id: string;
-  readonly updated_at: string;
-  readonly last_message_preview?: string | null;
 }
 
 /** The title of sessions that nobody has named, nor the model yet. */
@@ -67,12 +45,12 @@ export class Records {
     if (query.query !== "") parameters.set("q", query.query);
     if (query.project === null) {
       if (query.archived) parameters.set("include_archived", "true");
-      const { data } = await this.#api.request<{ data: RecordWire[] }>("GET", `/api/llm/sessions?${parameters}`);
+      const { data } = await this.#api.request<LlmList>("GET", `/api/llm/sessions?${parameters}`);
       return data.map(entry);
     }
     if (query.archived) parameters.set("include_inactive", "true");
     const path = `/api/projects/${encodeURIComponent(query.project)}/sessions?${parameters}`;
-    return (await this.#api.request<RecordWire[]>("GET", path)).map(entry);
+    return (await this.#api.request<ListedSession[]>("GET", path)).map(entry);
   }
 
   /** Where the session can be saved from, as a file. */
@@ -118,12 +96,13 @@ export class Records {
   }
 }
 
-function entry(wire: RecordWire): SessionEntry {
+function entry(wire: ListedLlmSession | ListedSession): SessionEntry {
+  const named = "session_name" in wire;
   return {
     id: wire.id,
-    title: wire.title ?? wire.session_name ?? "",
-    preview: wire.last_message_preview ?? null,
-    archived: wire.is_archived ?? wire.is_active === false,
+    title: named ? wire.session_name : wire.title,
+    preview: wire.last_message_preview,
+    archived: named ? wire.is_archived : !wire.is_active,
     messages: wire.message_count,
     project: wire.project_id,
     updatedAt: wire.updated_at,

@@ -4,12 +4,13 @@
 // component whose message did not change is not drawn again). Both sides read the vectors in tests/contract/.
 // Dropping repeats and noticing gaps is stream.ts's work.
 
-import type { ChatState, Message, NumberedEvent, QueuedTurn, SessionFields } from "./protocol.ts";
+import type { ChatState, Message, NumberedEvent, QueuedTurn } from "./protocol.ts";
 
 /** As many messages as a snapshot holds; one more drops the oldest, so that events and snapshots agree. */
 export const WINDOW_MESSAGES = 200;
 
-const CHANGEABLE: readonly (keyof SessionFields)[] = [
+/** What `session.updated` may change in the state; it has fields of the record too, which concern lists. */
+const CHANGEABLE: readonly (keyof ChatState)[] = [
   "project_id",
   "title",
   "model",

@@ -6,7 +6,8 @@
 // with it, hub.ts many. Neither applies events (reducer.ts) or decides anything about a session.
 
 import type { ApiError } from "./api.ts";
-import { comparePositions, follows, parseEvent, type ChatEvent, type NumberedEvent } from "./protocol.ts";
+import { comparePositions, follows, parseEvent } from "./events.ts";
+import type { NumberedEvent, StreamEvent } from "./protocol.ts";
 
 /** The server pings every 15 s; two missed ones and some slack mean that the connection is dead but open. */
 export const SILENCE_MS = 35_000;
@@ -57,7 +58,7 @@ export interface ChannelOptions {
   refusal(): Promise<ApiError | null | "again">;
   onOpen?(): void;
   /** Anything but `ping` and `goodbye`. Whether it was of use: a server that only repeats itself is no good one. */
-  onFrame(event: ChatEvent, id: string): boolean;
+  onFrame(event: StreamEvent, id: string): boolean;
   onConnection(connection: Connection): void;
   reconnectDelayMs: number;
   /** How many attempts in a row before giving up; Infinity by default. */

@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 
-import { after, ceiling, line, nearest, newest, total, WINDOW_SECONDS, type MetricsAnswer, type Seen } from "../operations.ts";
+import { after, ceiling, line, nearest, newest, total, WINDOW_SECONDS, type Seen } from "../operations.ts";
+import type { AdminMetrics } from "../protocol.ts";
 
-function answer(time: number, times: number[], fields: Record<string, (number | null)[]> = {}): MetricsAnswer {
+function answer(time: number, times: number[], fields: Record<string, (number | null)[]> = {}): AdminMetrics {
   return { time, version: "1", interval_seconds: 10, now: {}, history: { time: times, ...fields } };
 }
 

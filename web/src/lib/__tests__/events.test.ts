@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { comparePositions, follows, parseEvent } from "../protocol.ts";
+import { comparePositions, follows, parseEvent } from "../events.ts";
 
 describe("comparePositions", () => {
   it.each([
