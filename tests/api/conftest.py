@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from chatserver.app import RunningServer, start_server
+from chatserver.clock import Clock
 from chatserver.config import Settings
 from tests.api import described
 from tests.auth.jwks import Published, serving_keys
@@ -73,16 +74,19 @@ Serve = Callable[..., Awaitable[Api]]
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Starts servers with the given settings; the first uses the test's data folder."""
+    """Starts servers with the given settings; the first uses the test's data folder.
+
+    What expires is tested with a `clock` that the test moves: a machine may stall for a second at any moment.
+    """
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> Api:
+        async def start(*, clock: Clock | None = None, **settings: Any) -> Api:
             log = io.StringIO()
             values = ROOMY | {"data_dir": tmp_path / "data"} | settings
             logger = structlog.wrap_logger(
                 structlog.PrintLogger(log), processors=[structlog.processors.JSONRenderer(default=repr)]
             )
-            server = await stack.enter_async_context(start_server(Settings(**values), logger))
+            server = await stack.enter_async_context(start_server(Settings(**values), logger, clock))
             http = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
             return Api(server, http, log)
 

@@ -11,11 +11,12 @@ import pytest
 from chatserver.store.base import SessionKey
 from tests.api.conftest import Api, Serve
 from tests.api.test_projects import person_of
+from tests.auth.clock import SetClock
 from tests.checker import Checker, Position
 
 pytestmark = pytest.mark.both_loops
 
-# Maintenance as often as these tests need it.
+# Maintenance as often as these tests need it. It looks every 20 ms of real time at a clock that the test moves.
 HASTY: dict[str, Any] = {"eviction_interval_seconds": 0.02}
 
 
@@ -30,15 +31,16 @@ async def until(api: Api, path: str, wanted: Callable[[int, Any], bool]) -> Any:
 
 async def test_a_stream_ends_when_its_session_expires(serve: Serve) -> None:
     """Its reader is told, and then why; the session beside it on the same connection goes on."""
-    api = await serve(**HASTY, unowned_session_ttl_seconds=1)
+    clock = SetClock()
+    api = await serve(**HASTY, unowned_session_ttl_seconds=100, clock=clock)
     await api.post("/api/system", session_id="short", message="x")
     await api.post("/api/system", session_id="kept", message="x")
     async with Checker(api.server.url) as checker:
         async with checker.multiplex(["short", "kept"]) as both, checker.follow("short") as alone:
-            ended = asyncio.create_task(alone.until_type("session.deleted"))
-            while not ended.done():
-                assert (await api.post("/api/session/refresh", session_id="kept"))[0] == 200
-            await ended
+            clock.move(60)
+            assert (await api.post("/api/session/refresh", session_id="kept"))[0] == 200
+            clock.move(60)
+            await alone.until_type("session.deleted")
             told = await both.until(lambda e: e.type == "session.deleted")
             assert told.body["session_id"] == "short"
             await api.post("/api/session/refresh", session_id="kept")
@@ -49,11 +51,13 @@ async def test_a_stream_ends_when_its_session_expires(serve: Serve) -> None:
 
 async def test_a_turn_outlives_its_sessions_time(serve: Serve) -> None:
     """What runs is not cut off: the answer ends as it would have, is stored, and then the stream ends."""
-    api = await serve(**HASTY, unowned_session_ttl_seconds=0.3)
+    clock = SetClock()
+    api = await serve(**HASTY, unowned_session_ttl_seconds=100, clock=clock)
     async with Checker(api.server.url) as checker:
         sent = await checker.send("s", "/say begun\n/hang")
         async with checker.follow("s") as stream:
-            await until(api, "/api/state?session_id=s", lambda status, _: status == 410)
+            clock.move(101)
+            assert (await api.get("/api/state?session_id=s"))[0] == 410
             key = SessionKey("public", "s")
             live = api.server.services.manager.peek(key)
             assert live is not None
@@ -69,9 +73,12 @@ async def test_a_turn_outlives_its_sessions_time(serve: Serve) -> None:
 
 async def test_an_expired_session_leaves_the_store_and_its_id_can_be_used_again(serve: Serve) -> None:
     """410 for a while, then as if it had never been; no event id of the old one comes back."""
-    api = await serve(**HASTY, unowned_session_ttl_seconds=0.3, expired_keep_seconds=0.3)
+    clock = SetClock()
+    api = await serve(**HASTY, unowned_session_ttl_seconds=100, expired_keep_seconds=100, clock=clock)
     _, before, _ = await api.post("/api/system", session_id="s", message="old words")
-    await until(api, "/api/session?session_id=s", lambda status, _: status == 410)
+    clock.move(101)
+    assert (await api.get("/api/session?session_id=s"))[0] == 410
+    clock.move(100)
     await until(api, "/api/session?session_id=s", lambda status, _: status == 404)
     assert await api.server.services.store.record(SessionKey("public", "s")) is None
     status, after, _ = await api.post("/api/system", session_id="s", message="new words")
@@ -81,14 +88,16 @@ async def test_an_expired_session_leaves_the_store_and_its_id_can_be_used_again(
 
 
 async def test_a_session_that_is_used_is_not_purged(serve: Serve) -> None:
-    """Maintenance looks dozens of times while it is kept alive, and never takes it or its messages."""
-    api = await serve(**HASTY, unowned_session_ttl_seconds=0.5, expired_keep_seconds=0.01)
-    clock = api.server.services.clock
-    until_then, count = clock.monotonic() + 2, 0
-    while clock.monotonic() < until_then:
+    """Maintenance looks all the time while it is kept alive, and never takes it or its messages."""
+    clock = SetClock()
+    api = await serve(**HASTY, unowned_session_ttl_seconds=100, expired_keep_seconds=0.01, clock=clock)
+    manager = api.server.services.manager
+    for count in range(1, 41):
         status, state, _ = await api.post("/api/system", session_id="s", message="x")
-        count += 1
         assert (status, state["message_count"]) == (200, count)
+        clock.move(99)
+        await manager.sweep_expired()
+        await manager.purge_expired()
 
 
 async def test_evictions_lose_no_message_of_a_chat(serve: Serve) -> None:

@@ -20,3 +20,7 @@ class SetClock(SystemClock):
 
     def monotonic(self) -> float:
         return self.at - NOW + 1000
+
+    def move(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        self.at += seconds

@@ -25,8 +25,12 @@ CHECKPOINT_SECONDS = 1.5
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Round]:
-    """Rounds on one data directory; the server lives only inside them."""
+async def opened(folder: Path, *, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> AsyncIterator[Round]:
+    """Rounds on one data directory; the server lives only inside them.
+
+    Args:
+        checkpoint_seconds: what was read so long before the crash has to be stored.
+    """
     server = story_server(folder / "data")
     checker = Checker("")
     kept: list[str] = []
@@ -45,7 +49,7 @@ async def opened(folder: Path) -> AsyncIterator[Round]:
             await server.kill9()
         checker.close()
         checker.base_url = await server.start()
-        cut = await after_the_crash(checker, sessions, killed_at, cut_earlier)
+        cut = await after_the_crash(checker, sessions, killed_at, cut_earlier, checkpoint_seconds=checkpoint_seconds)
         cut_earlier.update(cut)
         await server.kill9()
         checker.close()
@@ -63,13 +67,19 @@ async def opened(folder: Path) -> AsyncIterator[Round]:
 
 
 async def after_the_crash(
-    checker: Checker, sessions: Sequence[str], killed_at: float, cut_earlier: AbstractSet[str] = frozenset()
+    checker: Checker,
+    sessions: Sequence[str],
+    killed_at: float,
+    cut_earlier: AbstractSet[str] = frozenset(),
+    *,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> set[str]:
     """Hold the sessions against what was promised before the crash; gives the answers that it cut.
 
     Args:
         killed_at: when, by `time.monotonic`.
         cut_earlier: answers that an earlier crash cut.
+        checkpoint_seconds: what was read so long before the crash has to be stored.
     Raises:
         Violation: something is lost, or more of an answer than the last checkpoint may cost.
     """
@@ -82,11 +92,11 @@ async def after_the_crash(
             if answer.ended or stored is None or message_id in cut_earlier:
                 continue
             cut.add(message_id)
-            safe = answer.characters_at(killed_at - CHECKPOINT_SECONDS)
+            safe = answer.characters_at(killed_at - checkpoint_seconds)
             if len(stored["content"]) < safe:
                 raise Violation(
                     f"session {session_id!r}, answer {message_id}: {safe} characters were there "
-                    f"{CHECKPOINT_SECONDS} s before the crash, {len(stored['content'])} are stored"
+                    f"{checkpoint_seconds} s before the crash, {len(stored['content'])} are stored"
                 )
     return cut
 

@@ -27,11 +27,14 @@ BODY = (
 )
 
 
-async def attack(base_url: str, *, connections: int, header_seconds: float, body_seconds: float) -> tuple[float, float]:
+async def attack(
+    base_url: str, *, connections: int, header_seconds: float, body_seconds: float, health_seconds: float
+) -> tuple[float, float]:
     """Open slow connections and drip; gives the slowest `/health` and the time until all were cut, in seconds.
 
     Args:
         header_seconds, body_seconds: the server's limits; half of the connections are slow in either.
+        health_seconds: how long an answer of `/health` may take.
     Raises:
         Violation: `/health` was not answered in time, or connections outlived their limit.
     """
@@ -54,9 +57,9 @@ async def attack(base_url: str, *, connections: int, header_seconds: float, body
                 dripped = time.monotonic()
                 while time.monotonic() - dripped < DRIP_SECONDS:
                     asked = time.monotonic()
-                    response = await checker.request("GET", "/health", timeout_seconds=10 * HEALTH_SECONDS)
+                    response = await checker.request("GET", "/health", timeout_seconds=10 * health_seconds)
                     slowest = max(slowest, time.monotonic() - asked)
-                    if response.status != 200 or slowest > HEALTH_SECONDS:
+                    if response.status != 200 or slowest > health_seconds:
                         raise Violation(f"/health answered {response.status}, at worst after {slowest:.2f} s")
                     await asyncio.sleep(0.05)
                 open_ = [(c, data) for c, data in open_ if not _gone(c)]
@@ -77,7 +80,12 @@ def _gone(connection: Connection) -> bool:
 
 @asynccontextmanager
 async def opened(
-    folder: Path, *, connections: int = CONNECTIONS, header_seconds: float = 10, body_seconds: float = 20
+    folder: Path,
+    *,
+    connections: int = CONNECTIONS,
+    header_seconds: float = 10,
+    body_seconds: float = 20,
+    health_seconds: float = HEALTH_SECONDS,
 ) -> AsyncIterator[Round]:
     """Rounds on one server; the limits default to the server's own defaults."""
     settings = {"header_timeout_seconds": header_seconds, "body_timeout_seconds": body_seconds}
@@ -85,7 +93,11 @@ async def opened(
 
         async def one(number: int, random_: random.Random) -> Counter[str]:
             slowest, took = await attack(
-                server.base_url, connections=connections, header_seconds=header_seconds, body_seconds=body_seconds
+                server.base_url,
+                connections=connections,
+                header_seconds=header_seconds,
+                body_seconds=body_seconds,
+                health_seconds=health_seconds,
             )
             return Counter(
                 connections=connections, slowest_health_ms=int(slowest * 1000), all_cut_after_ms=int(took * 1000)

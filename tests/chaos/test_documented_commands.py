@@ -20,13 +20,25 @@ async def _curl(*arguments: str) -> bytes:
     return output
 
 
+async def _until_ended(url: str) -> bytes:
+    """What a stream says until the end of its first turn."""
+    process = await asyncio.create_subprocess_exec(
+        *("curl", "--silent", "--no-buffer", "--max-time", "60", url), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    seen = b""
+    while b"turn.ended" not in seen and (some := await process.stdout.read(1 << 16)):
+        seen += some
+    process.terminate()
+    await process.communicate()
+    return seen
+
+
 async def test_two_sessions_by_curl_are_isolated(tmp_path: Path) -> None:
     """Two messages to two sessions, two streams: each stream has its own session's words and not the other's."""
     async with story_server(tmp_path / "data") as server, Checker(server.base_url) as checker:
         streams = [
-            asyncio.create_task(
-                _curl("--no-buffer", "--max-time", "2", f"{server.base_url}/api/chat/stream?session_id=session-{n}")
-            )
+            asyncio.create_task(_until_ended(f"{server.base_url}/api/chat/stream?session_id=session-{n}"))
             for n in (1, 2)
         ]
         for n in (1, 2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import statistics
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from enum import StrEnum
 from typing import Any
@@ -370,12 +371,12 @@ async def test_an_agent_that_never_waits_does_not_hold_the_loop() -> None:
         reader = await w.reader("s")
         await w.chat("s", "hi")
         loop = asyncio.get_running_loop()
-        longest = 0.0
+        waits = []
         for _ in range(20):
             before = loop.time()
             await asyncio.sleep(0.001)
-            longest = max(longest, loop.time() - before)
-        assert longest < 0.5
+            waits.append(loop.time() - before)
+        assert statistics.median(waits) < 0.1  # of a wait in which the machine stalls, it says nothing
         await w.interrupt("s")
         assert one_end(reader)["outcome"] == "interrupted"
 

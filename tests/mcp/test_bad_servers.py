@@ -12,6 +12,7 @@ from chatserver.agents import mcp_tools
 from chatserver.config import McpServerConfig
 from chatserver.errors import ToolError
 from tests.mcp.conftest import ANNA, BERT, OpenHub, children, plain, until
+from tests.timing import least
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from tests.mcp.conftest import ANNA, BERT, OpenHub, children, plain, until
         (plain("bad", "exit"), "exited with code 1"),
         (plain("bad", "garbage"), "something other than MCP"),
         (plain("bad", "silent", start_timeout_seconds=0.5), "did not start"),
-        (plain("bad", "mute", start_timeout_seconds=0.5), "did not answer within"),
+        (plain("bad", "mute", start_timeout_seconds=1.5), "did not answer within"),
         (McpServerConfig(name="bad", url="http://127.0.0.1:1/mcp"), "cannot be reached"),
     ],
     ids=["missing", "not executable", "exits", "garbage", "silent", "mute", "unreachable"],
@@ -49,16 +50,15 @@ async def test_a_hanging_server_holds_up_a_listing_once(open_hub: OpenHub, monke
     hub = open_hub(plain("bad", "silent", start_timeout_seconds=1.5), plain())
     await hub.servers.connect(BERT, "plain")
 
-    began = time.monotonic()
-    await hub.servers.list_tools(ANNA)
-    first = time.monotonic() - began
-    began = time.monotonic()
-    tools = await hub.servers.list_tools(BERT)
-    second = time.monotonic() - began
+    async def listing(key: tuple[str, str]) -> float:
+        began = time.monotonic()
+        tools = await hub.servers.list_tools(key)
+        took = time.monotonic() - began
+        assert {tool.server for tool in tools} == {"plain"}
+        return took
 
-    assert first >= 1.4
-    assert second < 0.7
-    assert {tool.server for tool in tools} == {"plain"}
+    assert await listing(ANNA) >= 1.4
+    assert await least(lambda: listing(BERT), 0.7) < 0.7
 
 
 @pytest.mark.both_loops
@@ -122,7 +122,7 @@ async def test_a_large_message_below_the_limit_arrives_cut(open_hub: OpenHub) ->
 )
 async def test_an_answer_that_cannot_be_used_is_that_calls_error(open_hub: OpenHub, tool: str, code: str) -> None:
     """The connection stays, and the server's own words are kept short."""
-    hub = open_hub(plain(call_timeout_seconds=0.5))
+    hub = open_hub(plain(call_timeout_seconds=1.5))
     process = await hub.pid()
 
     with pytest.raises(ToolError) as failed:
@@ -201,7 +201,7 @@ async def test_a_server_that_asks_us_is_told_that_we_do_not_answer(open_hub: Ope
 @pytest.mark.both_loops
 async def test_one_sessions_broken_server_is_nobody_elses(open_hub: OpenHub) -> None:
     """Twenty good calls of others run while one session's servers die, flood and hang."""
-    hub = open_hub(plain(call_timeout_seconds=1), tool_message_bytes=1 << 20)
+    hub = open_hub(plain(call_timeout_seconds=2.5), tool_message_bytes=1 << 20)
     await hub.servers.connect(BERT, "plain")
 
     async def wreck(number: int, tool: str) -> str:

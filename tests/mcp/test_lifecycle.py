@@ -114,11 +114,11 @@ async def test_closing_a_session_ends_its_processes_and_no_others(open_hub: Open
 
 @pytest.mark.both_loops
 async def test_a_server_that_ignores_its_end_is_killed(open_hub: OpenHub) -> None:
-    """One that keeps running without stdin and ignores SIGTERM goes all the same, within seconds."""
+    """One that keeps running without stdin and ignores SIGTERM goes all the same."""
     hub = open_hub(plain(mode="stubborn"))
     process = await hub.pid()
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(20):
         await hub.servers.close_session(ANNA)
 
     assert not psutil.pid_exists(process)
@@ -175,13 +175,13 @@ async def test_no_more_connections_than_set_and_the_idle_one_makes_room(open_hub
 
 async def test_a_busy_connection_never_makes_room(open_hub: OpenHub) -> None:
     """With all in use, a newcomer waits its time and is refused; with one idle again, it is served."""
-    hub = open_hub(plain(start_timeout_seconds=0.3), mcp_connections=1)
+    hub = open_hub(plain(), plain("hasty", start_timeout_seconds=0.3), mcp_connections=1)
     process = await hub.pid(ANNA)
     held = asyncio.ensure_future(hub.text("hold", key=ANNA))
     await _running(hub, 1)
 
     with pytest.raises(ToolError, match="in use") as refused:
-        await hub.text("echo", key=BERT)
+        await hub.text("echo", key=BERT, at="hasty")
     assert refused.value.narrow_code == "server_busy"
     assert psutil.pid_exists(process)
 
@@ -212,10 +212,11 @@ async def test_too_many_calls_are_refused_and_the_others_go_on(
     await hub.servers.connect(ANNA, "plain")
 
     calls = [asyncio.ensure_future(hub.text("hold")) for _ in range(12)]
-    results = await asyncio.gather(*(asyncio.wait_for(asyncio.shield(c), 0.5) for c in calls), return_exceptions=True)
+    await until(lambda: sum(c.done() for c in calls) >= 7)
+    await _running(hub, 2)
 
-    refused = [r for r in results if isinstance(r, ToolError)]
-    assert {r.narrow_code for r in refused} == {"server_busy"}
+    refused = [c.exception() for c in calls if c.done()]
+    assert {r.narrow_code for r in refused if isinstance(r, ToolError)} == {"server_busy"}
     # Two run; of the rest three fit into the queue, and a fourth where the owner had taken two before the last came.
     assert 7 <= len(refused) <= 9
     for call in calls:
@@ -235,7 +236,7 @@ async def test_cancelling_a_call_is_instant_and_cancels_it_at_the_server(open_hu
     with pytest.raises(asyncio.CancelledError):
         await call
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while json.loads(await hub.text("cancelled")) == []:
             pass
     assert await hub.pid() == process
@@ -243,10 +244,10 @@ async def test_cancelling_a_call_is_instant_and_cancels_it_at_the_server(open_hu
 
 async def test_a_call_takes_no_longer_than_configured(open_hub: OpenHub) -> None:
     """A tool that never answers is a clear error, is cancelled at the server, and hurts nobody else."""
-    hub = open_hub(plain(call_timeout_seconds=0.3))
+    hub = open_hub(plain(call_timeout_seconds=1.5))
     process = await hub.pid()
 
-    with pytest.raises(ToolError, match=r"within 0\.3 s") as late:
+    with pytest.raises(ToolError, match=r"within 1\.5 s") as late:
         await hub.text("hang")
 
     assert late.value.narrow_code == "tool_timeout"
