@@ -221,12 +221,18 @@ class ServerProcess:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(drain, 2)
 
-    def log(self) -> str:
-        """Everything it wrote, except its ready lines, all its lives together."""
+    def log(self, since_byte: int = 0) -> str:
+        """Everything it wrote, except its ready lines, all its lives together; or what came after so many bytes."""
         try:
-            return self._log_path.read_text(errors="replace")
+            with self._log_path.open("rb") as log:
+                log.seek(since_byte)
+                return log.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def log_bytes(self) -> int:
+        """How much it wrote so far."""
+        return self._log_path.stat().st_size if self._log_path.exists() else 0
 
     def memory_bytes(self) -> int:
         """Resident set of the running process (`VmRSS`, proc(5))."""

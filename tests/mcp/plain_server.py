@@ -98,9 +98,10 @@ def call(request: Any, name: str, arguments: dict[str, Any], token: Any) -> None
             send({"id": request, "result": {"content": [image]}})
         case "progress":
             for number in range(int(arguments["steps"])):
-                params = {"progressToken": token, "progress": number, "total": 10, "message": "p" * 2000}
+                told = arguments.get("text", "p" * 2000)
+                params = {"progressToken": token, "progress": number, "total": 10, "message": told}
                 send({"method": "notifications/progress", "params": params})
-            text(request, "done")
+            text(request, arguments.get("text", "done"))
         case "refuse":
             send({"id": request, "error": {"code": -32602, "message": "refused: " + "r" * 5000}})
         case "fail":
