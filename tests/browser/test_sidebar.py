@@ -7,14 +7,34 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from playwright.async_api import Browser, Locator, Page, expect
 
+from tests.agents.upstream import DONE, finish, running_upstream, stream, text
 from tests.browser.page import answers, connected, open_session, say
-from tests.server import ServerProcess
+from tests.server import ServerProcess, free_port
 
 pytestmark = pytest.mark.browser
 
 MANY = 2_500
+
+ASKING = """
+[[mcp_servers]]
+name = "time"
+command = ["mcp-server-time"]
+approval = "always"
+"""
+
+NAMED_BY_A_MODEL = """
+default_model = "real"
+
+[[models]]
+id = "real"
+base_url = "{base_url}"
+model = "real"
+context_tokens = 4096
+max_output_tokens = 512
+"""
 
 
 @pytest.fixture
@@ -272,3 +292,182 @@ async def test_a_list_that_cannot_be_read_says_so_and_tries_again(chromium: Brow
     await page.get_by_test_id("list-failed").get_by_role("button").click()
     await expect(page.get_by_test_id("list-empty")).to_be_visible()
     await context.close()
+
+
+async def test_a_session_of_another_device_appears_when_the_tab_is_looked_at(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """Nothing tells the browser of it, so it asks when somebody comes back to the tab."""
+    context = await chromium.new_context()
+    page = await open_session(context, server, "now")
+    await expect(page.get_by_test_id("list-empty")).to_be_visible()
+    await make(page, "afar", "From another device")
+    await page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(rows(page)).to_contain_text("From another device")
+    await context.close()
+
+
+async def test_a_list_is_true_again_after_the_connection_was_away(chromium: Browser, tmp_path: Path) -> None:
+    """Whatever happened meanwhile is asked for when the stream is back."""
+    async with ServerProcess(tmp_path / "data", flags=("--port", str(free_port()))) as server:
+        page = await open_session(await chromium.new_context(), server, "now")
+        await expect(page.get_by_test_id("list-empty")).to_be_visible()
+        await make(page, "meanwhile", "Made meanwhile")
+        await server.restart()
+        await expect(rows(page)).to_contain_text("Made meanwhile", timeout=30_000)
+
+
+async def test_a_session_that_was_continued_from_an_answer_is_in_the_list(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """In this tab and in the others, at once."""
+    context = await chromium.new_context()
+    page, other = [await open_session(context, server, name) for name in ("one", "two")]
+    await say(page, "hello")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await expect(rows(page)).to_have_count(1)
+    await answers(page, "completed").hover()
+    await page.get_by_test_id("fork").click()
+    for each in (page, other):
+        await expect(rows(each)).to_have_count(2)
+    await context.close()
+
+
+async def test_a_title_that_comes_by_itself_leaves_what_is_being_written(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """Neither the text nor the field is taken away by news of the list."""
+    page = await open_session(await chromium.new_context(), server, "one")
+    await say(page, "hello")
+    await expect(rows(page)).to_have_count(1)
+    await make(page, "older", "Another one")
+    await page.reload()
+    await connected(page)
+    await expect(rows(page)).to_have_count(2)
+    await rows(page).filter(has_text="hello").get_by_role("link").focus()
+    await page.keyboard.press("F2")
+    await page.keyboard.type("My own ")
+    await call(page, "PUT", "/api/llm/sessions/one", {"session_name": "By itself"})
+    await expect(page.get_by_role("heading", level=1)).to_have_text("By itself")
+    await call(page, "PUT", "/api/llm/sessions/older", {"session_name": "Newest now"})
+    await page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(page.get_by_test_id("rename")).to_be_focused()
+    await page.keyboard.type("title")
+    await expect(page.get_by_test_id("rename")).to_have_value("My own title")
+    await page.keyboard.press("Enter")
+    await expect(rows(page).filter(has_text="My own title").get_by_role("link")).to_be_focused()
+    await expect(rows(page).filter(has_text="Newest now")).to_have_count(1)
+
+
+async def test_the_keyboard_stays_in_the_list_whatever_is_done_to_its_lines(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """After a new title on its line, after a line has gone on its neighbour, after Undo on the line that is back."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    for name in "abc":
+        await make(page, name, f"Title {name}")
+    await page.reload()
+    await connected(page)
+    await expect(rows(page)).to_have_count(3)
+
+    def line(text: str) -> Locator:
+        return rows(page).filter(has_text=text).get_by_role("link")
+
+    await line("Title a").focus()
+    await page.keyboard.press("F2")
+    await page.keyboard.press("Escape")
+    await expect(line("Title a")).to_be_focused()
+    await page.keyboard.press("Delete")  # the last line
+    await expect(line("Title a")).to_have_count(0)
+    await expect(line("Title b")).to_be_focused()
+    await page.get_by_test_id("undo").focus()
+    await page.keyboard.press("Enter")
+    await expect(line("Title a")).to_be_focused()
+    await page.keyboard.press("Delete")
+    await expect(line("Title b")).to_be_focused()
+    await page.keyboard.press("Control+z")
+    await expect(line("Title a")).to_be_focused()
+    await menu(page, rows(page).filter(has_text="Title c"), "archive")
+    await expect(line("Title c")).to_have_count(0)
+    await expect(line("Title b")).to_be_focused()
+    await menu(page, rows(page).filter(has_text="Title b"), "delete")
+    await expect(line("Title a")).to_be_focused()
+    await page.keyboard.press("Delete")
+    await expect(rows(page)).to_have_count(0)
+    await expect(page.get_by_test_id("search")).to_be_focused()
+
+
+async def test_the_time_to_undo_waits_for_whoever_is_at_it(chromium: Browser, server: ServerProcess) -> None:
+    """By keyboard or by pointer; the clock is the test's."""
+    page = await open_session(await chromium.new_context(), server, "now")
+    await make(page, "doomed", "Doomed")
+    await page.clock.install()
+    await page.reload()
+    await connected(page)
+    await menu(page, rows(page), "delete")
+    await page.get_by_test_id("undo").focus()
+    await page.clock.run_for(30_000)
+    await expect(page.get_by_test_id("toast")).to_be_visible()
+    await page.get_by_test_id("search").focus()
+    await page.clock.run_for(5_000)
+    await expect(page.get_by_test_id("toast")).to_be_visible()
+    await page.clock.run_for(1_500)
+    await expect(page.get_by_test_id("toast")).to_have_count(0)
+
+
+async def test_a_tool_call_that_waits_is_marked_and_said_wherever_one_is(chromium: Browser, tmp_path: Path) -> None:
+    """In the list, in the tab's title and in the status line; what the tab may approve, it approves from elsewhere."""
+    config = tmp_path / "chatserver.toml"
+    config.write_text(ASKING)
+    async with ServerProcess(tmp_path / "data", flags=("--config", str(config))) as server:
+        context = await chromium.new_context()
+        page = await open_session(context, server, "asks")
+        call_tool = '/sleep 1500\n/tool time.get_current_time {"timezone": "Asia/Tokyo"}'
+        await say(page, call_tool)
+        await expect(answers(page, "streaming")).to_have_count(1)
+        await page.get_by_test_id("new-chat").first.click()
+        await expect(rows(page).get_by_test_id("waiting")).to_have_count(1, timeout=30_000)
+        await expect(page.get_by_test_id("status")).to_contain_text("needs your approval")
+        await rows(page).get_by_role("link").click()
+        await expect(page.get_by_test_id("approve")).to_be_visible()
+        assert (await page.title()).startswith("! ")
+        await page.get_by_test_id("approve-always").click()
+        await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+        await expect(rows(page).get_by_test_id("waiting")).to_have_count(0)
+        assert not (await page.title()).startswith("! ")
+        await say(page, call_tool)
+        await expect(answers(page, "streaming")).to_have_count(1)
+        await page.get_by_test_id("new-chat").first.click()
+        await expect(rows(page).get_by_test_id("unread")).to_have_count(1, timeout=30_000)
+        await rows(page).get_by_role("link").click()
+        await expect(answers(page, "completed")).to_have_count(2)
+        await context.close()
+
+
+async def test_a_title_that_a_model_makes_appears_by_itself(chromium: Browser, tmp_path: Path) -> None:
+    """In every tab, also of a session that has been left before the title was there."""
+    titled = asyncio.Event()
+
+    async def title(request: web.Request) -> web.StreamResponse:
+        await titled.wait()
+        return await stream(text("Rings of Saturn"), finish(), DONE)(request)
+
+    config = tmp_path / "chatserver.toml"
+    settings = {"scripted": None, "default_model": None, "auto_titles": "model"}
+    async with running_upstream() as upstream:
+        upstream.answers = [stream(text("They are made of ice."), finish(), DONE), title]
+        config.write_text(NAMED_BY_A_MODEL.format(base_url=upstream.base_url))
+        async with ServerProcess(tmp_path / "data", settings=settings, flags=("--config", str(config))) as server:
+            context = await chromium.new_context()
+            page, other = [await open_session(context, server, name) for name in ("one", "two")]
+            await say(page, "what are its rings made of?")
+            await expect(answers(page, "completed")).to_have_count(1)
+            await expect(rows(page)).to_contain_text("They are made of ice.")
+            await page.get_by_test_id("new-chat").first.click()
+            await expect(page.get_by_test_id("composer")).to_be_focused()
+            titled.set()
+            for each in (page, other):
+                await expect(rows(each)).to_have_count(1)
+                await expect(rows(each)).to_contain_text("Rings of Saturn")
+            assert len(upstream.requests) == 2
+            await context.close()

@@ -288,8 +288,13 @@ export class ChatManager {
   }
 
   /** Decides about a tool call. `quiet`: no matter if somebody else has decided already. */
-  async resolveApproval(approvalId: string, decision: "approve" | "deny", quiet = false): Promise<void> {
-    const request = (): Promise<CommandAnswer> => this.#api.command(this.#sessionId, decision, { approval_id: approvalId });
+  async resolveApproval(
+    approvalId: string,
+    decision: "approve" | "deny",
+    quiet = false,
+    sessionId = this.#sessionId,
+  ): Promise<void> {
+    const request = (): Promise<CommandAnswer> => this.#api.command(sessionId, decision, { approval_id: approvalId });
     if (quiet) await request().catch(() => undefined);
     else await this.#attempt(request);
   }

@@ -10,7 +10,7 @@ export type ToHub =
   | { readonly type: "follow"; readonly session: string; readonly last: string | null }
   /** The tab shows no session any more. */
   | { readonly type: "leave" }
-  /** The tab is alive; where `look` is set, somebody looks at it now. */
+  /** The tab is alive; `look`: somebody can see it. */
   | { readonly type: "alive"; readonly look: boolean }
   /** Connect now instead of at the next planned attempt. */
   | { readonly type: "retry" }
@@ -19,13 +19,26 @@ export type ToHub =
   /** The tab has changed the list of sessions. */
   | { readonly type: "changed" };
 
+/** A tool call that waits for a person. */
+export interface WaitingCall {
+  readonly session: string;
+  readonly approval: string;
+  readonly server: string;
+  readonly name: string;
+}
+
 export type WireConnection = Omit<Connection, "error"> & { readonly error: ErrorFields | null };
 
 export type FromHub =
   | { readonly type: "event"; readonly id: string; readonly event: NumberedEvent }
   | { readonly type: "connection"; readonly session: string; readonly connection: WireConnection }
-  /** Sessions in which an answer is being written, and those whose answer nobody has looked at. */
-  | { readonly type: "activity"; readonly running: readonly string[]; readonly unread: readonly string[] }
+  /** Sessions in which an answer is being written, those whose answer nobody has looked at, and calls that wait. */
+  | {
+      readonly type: "activity";
+      readonly running: readonly string[];
+      readonly unread: readonly string[];
+      readonly waiting: readonly WaitingCall[];
+    }
   /** Somebody else is logged in now, by what another tab did. */
   | { readonly type: "identity" }
   /** Something in the list of sessions is not as it was; `title` is the session's new one. */
@@ -50,18 +63,18 @@ export class FeedClient {
   readonly #activity = new Set<(activity: Activity) => void>();
   readonly #news = new Set<(news: News) => void>();
   readonly #identity = new Set<() => void>();
-  #lastActivity: Activity = { type: "activity", running: [], unread: [] };
+  #lastActivity: Activity = { type: "activity", running: [], unread: [], waiting: [] };
   readonly #timer: ReturnType<typeof setInterval>;
 
   /** @param connect opens the link; what the hub says goes to its argument */
   constructor(connect: (receive: (message: FromHub) => void) => Link) {
     this.#link = connect((message) => this.#receive(message));
-    this.#timer = setInterval(() => this.#link.post({ type: "alive", look: false }), ALIVE_MS);
+    this.#timer = setInterval(() => this.#alive(), ALIVE_MS);
     document.addEventListener("visibilitychange", this.#visible);
     addEventListener("online", this.#online);
     addEventListener("pagehide", this.#hide);
     addEventListener("pageshow", this.#show);
-    this.#link.post({ type: "alive", look: false }); // here I am: what the list marks is told to everybody
+    this.#alive(); // here I am: what the list marks is told to everybody
   }
 
   /** A stream for ChatManager. Starting it takes the place of the one before. */
@@ -132,7 +145,7 @@ export class FeedClient {
         for (const listener of this.#activity) listener(message);
         return;
       case "news":
-        for (const listener of this.#news) listener(message);
+        this.#tell(message);
         return;
       case "identity":
         this.#stream?.retryNow();
@@ -144,11 +157,21 @@ export class FeedClient {
   // meanwhile comes.
   #look = (): void => {
     this.#stream?.follow();
-    this.#link.post({ type: "alive", look: true });
+    this.#alive();
+    this.#tell({ type: "news", session: null }); // what other devices have done tells nobody
   };
+
+  #tell(news: News): void {
+    for (const listener of this.#news) listener(news);
+  }
+
+  #alive(): void {
+    this.#link.post({ type: "alive", look: document.visibilityState !== "hidden" });
+  }
 
   #visible = (): void => {
     if (document.visibilityState === "visible") this.#look();
+    else this.#alive();
   };
 
   #online = (): void => this.#look();

@@ -4,12 +4,14 @@
 // A browser opens about six HTTP/1.1 connections to an origin, and streams of their own would take one from every tab.
 // The hub keeps no state of a session but its last position; each tab folds its own, and says where it stands when it
 // comes or has missed something. A session that is left while an answer is being written is followed until that has
-// ended, so that the list can mark it. Runs in a worker as well as in a page: touches neither `window` nor `document`.
+// ended and the session has its automatic title, so that the list can mark it. Runs in a worker as well as in a page:
+// touches neither `window` nor `document`.
 
 import { ApiError, asApiError, type ErrorFields, type StreamItem } from "./api.ts";
-import type { FromHub, ToHub, WireConnection } from "./feed.ts";
 import { comparePositions } from "./events.ts";
-import type { NumberedEvent } from "./protocol.ts";
+import type { FromHub, ToHub, WaitingCall, WireConnection } from "./feed.ts";
+import type { Approval, NumberedEvent } from "./protocol.ts";
+import { UNNAMED } from "./records.ts";
 import { newId } from "./session.ts";
 import { EventChannel, FINAL, OFFLINE, PATIENCE, type Connection } from "./stream.ts";
 
@@ -19,6 +21,8 @@ export const TAB_SILENCE_MS = 300_000;
 const SESSIONS_IN_ADDRESS = 40;
 /** Sessions that are followed although no tab shows them; each costs the server a live session. */
 const LEFT_RUNNING = 20;
+/** Before a session that has just had its first answer is let go: its title is on its way. */
+export const TITLE_MS = 30_000;
 /** Marks kept; whoever leaves more answers unread sees the newest. */
 const UNREAD_KEPT = 500;
 /** Before a session that was refused for now is asked for again, where the server names no time. */
@@ -34,17 +38,32 @@ export interface HubApi {
 interface Tab {
   session: string | null;
   heardAt: number;
+  /** Somebody can see it; a tab behind others shows nobody anything. */
+  looked: boolean;
 }
 
 interface Followed {
   /** Of the last event handed on, or where a tab stands. */
   last: string | null;
   running: boolean;
+  /** It has a title: no automatic one is to come. */
+  named: boolean;
+  /** In ms since 1970: so long it is followed although nobody shows it and nothing runs in it. */
+  until: number;
+  /** Tool calls that wait for a person, by the approval's id. */
+  waiting: ReadonlyMap<string, WaitingCall>;
+}
+
+const NOBODY: ReadonlyMap<string, WaitingCall> = new Map();
+
+function followed(last: string | null): Followed {
+  return { last, running: false, named: true, until: 0, waiting: NOBODY };
 }
 
 export class Hub {
   readonly #api: HubApi;
   readonly #send: (tab: string, message: FromHub) => void;
+  readonly #gone: (tab: string) => void;
   readonly #channel: EventChannel;
   readonly #tabs = new Map<string, Tab>();
   readonly #sessions = new Map<string, Followed>();
@@ -59,19 +78,31 @@ export class Hub {
   #flushing: Promise<void> = Promise.resolve();
   #flushPlanned = false;
   #failedOpens = 0;
+  #everOpen = false;
   #told = "";
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>();
   readonly #sweep: ReturnType<typeof setInterval>;
 
-  /** @param send hands a message to one tab */
-  constructor(api: HubApi, send: (tab: string, message: FromHub) => void, reconnectDelayMs = 1_000) {
+  /**
+   * @param send hands a message to one tab
+   * @param gone told of a tab that was silent for too long
+   */
+  constructor(
+    api: HubApi,
+    send: (tab: string, message: FromHub) => void,
+    reconnectDelayMs = 1_000,
+    gone: (tab: string) => void = () => undefined,
+  ) {
     this.#api = api;
     this.#send = send;
+    this.#gone = gone;
     this.#channel = new EventChannel({
       url: () => this.#address(),
       refusal: () => this.#whyNot(),
       onOpen: () => {
         this.#failedOpens = 0;
+        if (this.#everOpen) this.#tellNews({ type: "news", session: null }); // whatever happened meanwhile
+        this.#everOpen = true;
         this.#plan();
       },
       onFrame: (event, id) => this.#receive(event as NumberedEvent, id),
@@ -87,7 +118,7 @@ export class Hub {
   receive(id: string, message: ToHub): void {
     let tab = this.#tabs.get(id);
     if (tab === undefined) {
-      tab = { session: null, heardAt: 0 };
+      tab = { session: null, heardAt: 0, looked: true };
       this.#tabs.set(id, tab);
       this.#tellActivity(id);
     }
@@ -101,7 +132,10 @@ export class Hub {
         this.#settle();
         break;
       case "alive":
-        if (message.look) this.#channel.wake();
+        tab.looked = message.look;
+        if (!message.look) break;
+        if (tab.session !== null && this.#unread.delete(tab.session)) this.#tellActivity();
+        this.#channel.wake();
         break;
       case "retry":
         for (const session of this.#refused.keys()) this.#again(session);
@@ -110,7 +144,7 @@ export class Hub {
       case "reset":
         this.#refused.clear();
         for (const { session } of this.#tabs.values()) {
-          if (session !== null && !this.#sessions.has(session)) this.#sessions.set(session, { last: null, running: false });
+          if (session !== null && !this.#sessions.has(session)) this.#sessions.set(session, followed(null));
         }
         if (this.#channel.running) this.#channel.reopenNow();
         else this.#plan();
@@ -136,8 +170,8 @@ export class Hub {
     this.#refused.delete(session);
     clearTimeout(this.#timers.get(session));
     this.#timers.delete(session);
-    if (this.#unread.delete(session)) this.#tellActivity();
-    if (had === undefined) this.#sessions.set(session, { last, running: false });
+    if (tab.looked && this.#unread.delete(session)) this.#tellActivity();
+    if (had === undefined) this.#sessions.set(session, followed(last));
     else if (last === null || had.last === null || comparePositions(last, had.last) < 0) {
       // This tab lacks what others have seen: it is sent once more, and they drop it.
       had.last = last;
@@ -154,11 +188,18 @@ export class Hub {
     return false;
   }
 
-  /** Drops sessions that nobody shows, except the newest of those with a running answer. */
+  #looked(session: string): boolean {
+    for (const tab of this.#tabs.values()) if (tab.looked && tab.session === session) return true;
+    return false;
+  }
+
+  /** Drops sessions that nobody shows, except the newest of those with a running answer or a title to come. */
   #settle(): void {
+    const now = Date.now();
     let left = 0;
-    for (const [session, { running }] of [...this.#sessions].reverse()) {
-      if (this.#shown(session) || (running && this.#tabs.size > 0 && ++left <= LEFT_RUNNING)) continue;
+    for (const [session, { running, until }] of [...this.#sessions].reverse()) {
+      if (this.#shown(session)) continue;
+      if ((running || until > now) && this.#tabs.size > 0 && ++left <= LEFT_RUNNING) continue;
       this.#sessions.delete(session);
       this.#anew.delete(session);
     }
@@ -167,7 +208,11 @@ export class Hub {
 
   #forgetSilent(): void {
     const then = Date.now() - TAB_SILENCE_MS;
-    for (const [id, { heardAt }] of this.#tabs) if (heardAt < then) this.#tabs.delete(id);
+    for (const [id, { heardAt }] of this.#tabs) {
+      if (heardAt >= then) continue;
+      this.#tabs.delete(id);
+      this.#gone(id);
+    }
     this.#settle();
   }
 
@@ -220,7 +265,8 @@ export class Hub {
 
   /** Makes the stream carry what is followed, and nothing else. */
   async #flush(): Promise<void> {
-    if (this.#sessions.size === 0) return this.#channel.stop();
+    // Those that wait out a refusal are no reason to connect either: `#again` comes back here.
+    if ([...this.#sessions.keys()].every((s) => this.#timers.has(s))) return this.#channel.stop();
     if (!this.#channel.running) return this.#channel.start();
     if (this.#channel.connection.phase !== "connected") return; // `onOpen` comes back here
     const add = [...this.#sessions.keys()].filter(
@@ -263,6 +309,7 @@ export class Hub {
       this.#timers.set(session, setTimeout(() => this.#again(session), wait));
     }
     this.#tellConnection();
+    this.#plan();
   }
 
   /** Asks once more for a session that was refused. */
@@ -270,7 +317,7 @@ export class Hub {
     clearTimeout(this.#timers.get(session));
     this.#timers.delete(session);
     if (!this.#refused.delete(session) || !this.#shown(session)) return;
-    if (!this.#sessions.has(session)) this.#sessions.set(session, { last: null, running: false });
+    if (!this.#sessions.has(session)) this.#sessions.set(session, followed(null));
     this.#tellConnection();
     this.#plan();
   }
@@ -294,20 +341,37 @@ export class Hub {
     switch (event.type) {
       case "snapshot":
         followed.running = event.state.is_processing;
+        followed.named = event.state.title !== UNNAMED;
+        followed.waiting = new Map(event.state.pending_approvals.map((a) => [a.id, waitingCall(session, a)]));
+        break;
+      case "approval.requested":
+        followed.waiting = new Map([...followed.waiting, [event.approval.id, waitingCall(session, event.approval)]]);
+        break;
+      case "approval.resolved":
+        followed.waiting = new Map([...followed.waiting].filter(([id]) => id !== event.approval_id));
         break;
       case "turn.started":
         followed.running = true;
         break;
       case "turn.ended":
         followed.running = false;
-        if (!this.#shown(session)) this.#mark(session);
+        followed.waiting = NOBODY;
+        if (!this.#looked(session)) this.#mark(session);
+        if (!followed.named) {
+          followed.until = Date.now() + TITLE_MS;
+          setTimeout(() => this.#settle(), TITLE_MS);
+        }
         this.#settle();
         this.#tellNews({ type: "news", session });
         break;
       case "session.updated": {
         const { title } = event.session;
-        if (typeof title === "string") this.#tellNews({ type: "news", session, title });
-        else if (!("message_count" in event.session)) this.#tellNews({ type: "news", session });
+        if (typeof title === "string") {
+          followed.named = title !== UNNAMED;
+          followed.until = 0;
+          this.#settle();
+          this.#tellNews({ type: "news", session, title });
+        } else if (!("message_count" in event.session)) this.#tellNews({ type: "news", session });
         return;
       }
       case "message.created":
@@ -344,7 +408,8 @@ export class Hub {
 
   #tellActivity(only?: string): void {
     const running = [...this.#sessions].flatMap(([session, f]) => (f.running ? [session] : []));
-    const message: FromHub = { type: "activity", running, unread: [...this.#unread] };
+    const waiting = [...this.#sessions.values()].flatMap((f) => [...f.waiting.values()]);
+    const message: FromHub = { type: "activity", running, unread: [...this.#unread], waiting };
     const text = JSON.stringify(message);
     if (only !== undefined) return this.#send(only, message);
     if (text === this.#told) return;
@@ -355,6 +420,10 @@ export class Hub {
   #tellNews(news: FromHub): void {
     for (const tab of this.#tabs.keys()) this.#send(tab, news);
   }
+}
+
+function waitingCall(session: string, { id, server, name }: Approval): WaitingCall {
+  return { session, approval: id, server, name };
 }
 
 /** An error as it can be cloned: a class does not survive the way to another thread. */

@@ -9,7 +9,12 @@ import { newId } from "./session.ts";
 declare const self: { onconnect: ((event: MessageEvent) => void) | null };
 
 const ports = new Map<string, MessagePort>();
-const hub = new Hub(new Api(), (tab, message) => ports.get(tab)?.postMessage(message));
+const hub = new Hub(
+  new Api(),
+  (tab, message) => ports.get(tab)?.postMessage(message),
+  undefined,
+  (tab) => ports.delete(tab), // a tab that crashed says nothing; one that only slept speaks up, and is back below
+);
 
 self.onconnect = (event) => {
   const port = event.ports[0]!;

@@ -25,7 +25,7 @@ export interface ListQuery {
 }
 
 /** The title of sessions that nobody has named, nor the model yet. */
-const UNNAMED = "New Chat";
+export const UNNAMED = "New Chat";
 
 /** What a list calls a session; null where there is nothing to call it by. */
 export function nameOf(entry: SessionEntry): string | null {

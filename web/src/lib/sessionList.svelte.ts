@@ -124,15 +124,24 @@ export class SessionList {
     this.#gone.add(entry.id);
     this.entries = this.#without(this.entries);
     this.deleting = entry;
-    this.#doom = setTimeout(() => this.#carryOutDeletion(false), UNDO_MS);
+    this.holdDeletion(false);
   }
 
-  undo(): void {
+  /** Keeps the time from running out while somebody is about to undo; afterwards it begins anew. */
+  holdDeletion(held: boolean): void {
     clearTimeout(this.#doom);
-    if (this.deleting === null) return;
-    this.#gone.delete(this.deleting.id);
-    this.entries = sorted([...this.entries, this.deleting]);
+    if (!held && this.deleting !== null) this.#doom = setTimeout(() => this.#carryOutDeletion(false), UNDO_MS);
+  }
+
+  /** Puts the session back that was about to be deleted; null where its time has passed. */
+  undo(): SessionEntry | null {
+    clearTimeout(this.#doom);
+    const entry = this.deleting;
+    if (entry === null) return null;
+    this.#gone.delete(entry.id);
+    this.entries = sorted([...this.entries, entry]);
     this.deleting = null;
+    return entry;
   }
 
   #carryOutDeletion(leaving: boolean): void {

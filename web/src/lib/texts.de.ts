@@ -138,6 +138,8 @@ export const de: Texts = {
   statusFailed: "Antwort gescheitert",
   statusLost: "Verbindung verloren, verbindet erneut",
   statusBack: "Wieder verbunden",
+  statusApproval: (tool) => `${tool} braucht Ihre Zustimmung`,
+  statusApprovalElsewhere: "Ein Werkzeug in einer anderen Sitzung braucht Ihre Zustimmung",
 
   missingKey: "Für dieses Modell fehlt noch der Schlüssel, darum kann es nicht antworten. Der Betreiber muss ihn setzen.",
   connectingTools: "Werkzeuge werden verbunden …",
@@ -175,6 +177,7 @@ export const de: Texts = {
     tryAgain: "Erneut versuchen",
     running: "Eine Antwort wird geschrieben",
     unread: "Neue Antwort",
+    waiting: "Braucht Ihre Zustimmung",
     archivedMark: "Archiviert",
     menu: (title) => `Mehr zu „${title}“`,
     rename: "Umbenennen",

@@ -138,6 +138,8 @@ export const en = {
   statusFailed: "Response failed",
   statusLost: "Connection lost, reconnecting",
   statusBack: "Connected again",
+  statusApproval: (tool: string) => `${tool} needs your approval`,
+  statusApprovalElsewhere: "A tool call in another session needs your approval",
 
   missingKey: "This model has no API key yet, so it can't answer. The operator has to set it.",
   connectingTools: "Connecting tools…",
@@ -175,6 +177,7 @@ export const en = {
     tryAgain: "Try again",
     running: "An answer is being written",
     unread: "New answer",
+    waiting: "Needs your approval",
     archivedMark: "Archived",
     menu: (title: string) => `More for “${title}”`,
     rename: "Rename",

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import { ApiError, type StreamItem } from "../api.ts";
 import { FeedClient, type Activity, type FromHub, type Link, type ToHub } from "../feed.ts";
-import { Hub, TAB_SILENCE_MS, type HubApi } from "../hub.ts";
+import { Hub, TAB_SILENCE_MS, TITLE_MS, type HubApi } from "../hub.ts";
 import { TabsLink } from "../links.ts";
 import type { NumberedEvent } from "../protocol.ts";
 import type { Connection } from "../stream.ts";
@@ -239,6 +239,83 @@ describe("Hub", () => {
     expect(api.changes.at(-1)?.drop).toEqual(["one"]);
     b.show("one");
     expect(a.activity.at(-1)).toMatchObject({ unread: [] });
+  });
+
+  it("follows a session without a title past its first answer, until the title has come", async () => {
+    const [a, b] = [openTab("a"), openTab("b")];
+    a.show("one");
+    const source = await connected();
+    const state = chatState({ session_id: "one", is_processing: true, title: "New Chat" });
+    source.frame({ type: "snapshot", session_id: "one", state }, "1-0");
+    a.show("two");
+    source.frame({ type: "turn.ended", session_id: "one", turn_id: "t", message_id: "a", outcome: "completed" }, "1-1");
+    await settled();
+    expect(api.changes.at(-1)?.drop).toEqual([]);
+    const news: FromHub[] = [];
+    b.client.onNews((told) => news.push(told));
+    source.frame({ type: "session.updated", session_id: "one", session: { title: "Named by itself" } }, "2-0");
+    await settled();
+    expect(news).toEqual([{ type: "news", session: "one", title: "Named by itself" }]);
+    expect(api.changes.at(-1)?.drop).toEqual(["one"]);
+  });
+
+  it("waits for a title only so long", async () => {
+    const a = openTab("a");
+    a.show("one");
+    const source = await connected();
+    const state = chatState({ session_id: "one", is_processing: true, title: "New Chat" });
+    source.frame({ type: "snapshot", session_id: "one", state }, "1-0");
+    a.show("two");
+    source.frame({ type: "turn.ended", session_id: "one", turn_id: "t", message_id: "a", outcome: "completed" }, "1-1");
+    await vi.advanceTimersByTimeAsync(TITLE_MS + 1);
+    expect(api.changes.at(-1)?.drop).toEqual(["one"]);
+  });
+
+  it("marks an answer that ends in a tab nobody can see, until somebody looks", async () => {
+    const visibility = vi.spyOn(document, "visibilityState", "get").mockReturnValue("hidden");
+    const a = openTab("a");
+    a.show("one");
+    const source = await connected();
+    source.frame({ type: "snapshot", session_id: "one", state: chatState({ session_id: "one", is_processing: true }) }, "1-0");
+    source.frame({ type: "turn.ended", session_id: "one", turn_id: "t", message_id: "a", outcome: "completed" }, "1-1");
+    expect(a.activity.at(-1)).toMatchObject({ unread: ["one"] });
+    visibility.mockReturnValue("visible");
+    document.dispatchEvent(new Event("visibilitychange"));
+    expect(a.activity.at(-1)).toMatchObject({ unread: [] });
+    visibility.mockRestore();
+  });
+
+  it("tells every tab which tool calls wait for a person, and in which session", async () => {
+    const [a, b] = [openTab("a"), openTab("b")];
+    a.show("one");
+    const source = await connected();
+    source.frame({ type: "snapshot", session_id: "one", state: chatState({ session_id: "one", is_processing: true }) }, "1-0");
+    a.show("two");
+    const approval = { id: "p", message_id: "a", call_id: "c", server: "time", name: "now", arguments: {}, expires_at: "" };
+    source.frame({ type: "approval.requested", session_id: "one", turn_id: "t", approval }, "1-1");
+    const call = { session: "one", approval: "p", server: "time", name: "now" };
+    expect(b.activity.at(-1)).toMatchObject({ waiting: [call] });
+    source.frame({ type: "approval.resolved", session_id: "one", turn_id: "t", approval_id: "p", decision: "denied" }, "1-2");
+    expect(b.activity.at(-1)).toMatchObject({ waiting: [] });
+  });
+
+  it("keeps no connection for nothing while its only session waits out a refusal", async () => {
+    const a = openTab("a");
+    a.show("one");
+    await connected();
+    api.refused.set("two", new ApiError({ status: 429, code: "messages_limited", title: "Later", retryAfterMs: 60_000 }));
+    a.show("two");
+    await settled();
+    expect(FakeEventSource.newest.closed).toBe(true);
+    const made = FakeEventSource.made.length;
+    await vi.advanceTimersByTimeAsync(59_000);
+    expect(FakeEventSource.made.length).toBe(made);
+    expect(a.connections.at(-1)).toMatchObject({ phase: "reconnecting", error: { code: "messages_limited" } });
+    api.refused.clear();
+    await vi.advanceTimersByTimeAsync(1_000);
+    await connected();
+    expect(api.opened).toEqual([["two", null]]);
+    expect(a.connections.at(-1)?.phase).toBe("connected");
   });
 
   it("gives up tabs that have been silent for long, and takes them back", async () => {
