@@ -1,8 +1,9 @@
 """AutoNaming: gives a session its title after the first exchange, in the background (spec U5).
 
-Invariants: a person's title always wins: the title is set only where it is still the default one, looked at under the
-session's lock (compare and set). A turn is never held up by it, and a model that fails or talks nonsense costs a title
-of the message's own words, nothing else. What waits is bounded: beyond that sessions are named by their words at once.
+Invariants: a person's title always wins, whatever it is: the title is set only where nobody has given one, which the
+store compares in the statement that sets it. A turn is never held up by it, and a model that fails or talks nonsense
+costs a title of the message's own words, nothing else. What waits is bounded: beyond that sessions are named by their
+words at once.
 
 What a title looks like is titles.py's to say.
 """
@@ -25,7 +26,6 @@ from chatserver.message import ToolResult
 from chatserver.pump import Entry
 from chatserver.run import Run
 from chatserver.session_changes import SessionChanges
-from chatserver.session_rules import NEW_TITLE
 from chatserver.tasks import Supervisor
 from chatserver.titles import clean_title, title_of_words
 
@@ -58,7 +58,7 @@ class AutoNaming:
     """See the module.
 
     Args:
-        changes: gives the lock-held compare and set.
+        changes: gives the compare and set.
         supervisor: owns the tasks.
     """
 
@@ -85,7 +85,7 @@ class AutoNaming:
     def turn_ended(self, run: Run) -> None:
         """Name the session where nobody has yet; returns at once."""
         live = run.live
-        if live.record.title != NEW_TITLE or self._settings.auto_titles == "off":  # nearly always
+        if live.record.is_named or self._settings.auto_titles == "off":  # nearly always
             return
         answer = live.state.message(run.answer_id)
         if live in self._under_way or live.removed or answer is None or not answer.content.strip():
@@ -110,7 +110,7 @@ class AutoNaming:
             title = None if entry is None else await self._asked(run, entry, message, answer)
             title = title or title_of_words(message)
             if title is not None:
-                await self._changes.rename(live, old=NEW_TITLE, new=title)
+                await self._changes.name(live, title)
         except ChatServerError as error:  # deleted meanwhile, or the store is away: the next turn tries again
             self._log.info("session_not_named", code=error.narrow_code)
         finally:

@@ -167,7 +167,7 @@ class SessionAccess:
         told = changes | {"expires_at": rfc3339(expires_at)}
         if new.model is not None:
             told |= self._switched(caller.principal.tenant, new.model)
-        return changes | {"expires_at": expires_at}, told
+        return changes | {"expires_at": expires_at, "is_named": new.is_named}, told
 
     def _new_record(self, key: SessionKey, principal: Principal, new: NewSession) -> SessionRecord:
         now = self._clock.now()
@@ -182,6 +182,7 @@ class SessionAccess:
             expires_at=now + self._ttl_seconds(principal),
             description=new.description or "",
             metadata=new.metadata or NO_METADATA,
+            is_named=new.is_named,
         )
 
     def _ttl_seconds(self, principal: Principal) -> float:

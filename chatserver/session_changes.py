@@ -103,16 +103,19 @@ class SessionChanges:
             await self.change(live, changes, told)
             return True
 
-    async def rename(self, live: LiveSession, *, old: str, new: str) -> bool:
-        """Compare and set: title the session `new` where it is still titled `old`; whether it was."""
-        return await self._under_way.protect(live, self._rename(live, old, new), "rename")
+    async def name(self, live: LiveSession, title: str) -> bool:
+        """Title a durable session that has no title of its own; False where it has got one meanwhile."""
+        return await self._under_way.protect(live, self._name(live, title), "name")
 
-    async def _rename(self, live: LiveSession, old: str, new: str) -> bool:
+    async def _name(self, live: LiveSession, title: str) -> bool:
         async with live.lock:
             check_there(live)
-            if live.record.title != old:
+            running = live.run is not None
+            # The store compares, and not this: what is in memory may be behind it.
+            record = await self._store.name_session(live.key, title, new_fence=not running, now=self._clock.now())
+            if record is None:
                 return False
-            await self.change(live, {"title": new}, {"title": new})
+            self._tell(live, record, {"title": title})
             return True
 
     async def change(self, live: LiveSession, changes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
@@ -120,6 +123,14 @@ class SessionChanges:
         settings = settings_of(live)
         await self.new_fence(live, changes)
         live.append(ev.SessionUpdated(live.key.session_id, settings | dict(told)))
+        self._manager.remeasure(live)
+
+    def _tell(self, live: LiveSession, record: SessionRecord, told: Mapping[str, Any]) -> None:
+        """Take over what was committed and tell it; the lock is held."""
+        live.record = record
+        if live.run is None:
+            live.begin_fence(record.fence)
+        live.append(ev.SessionUpdated(live.key.session_id, dict(told)))
         self._manager.remeasure(live)
 
     async def new_fence(self, live: LiveSession, changes: Mapping[str, Any]) -> None:

@@ -54,6 +54,11 @@ class NewSession:
         """The fields that are given, as columns of the record."""
         return {name: value for name in _COLUMNS if (value := getattr(self, name)) is not None}
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it has a title of its own: clients that must send one send the default one (seed of U1)."""
+        return self.title not in (None, NEW_TITLE)
+
 
 # Looked up once: every request that may make a session asks for them.
 _COLUMNS = tuple(f.name for f in fields(NewSession))

@@ -103,8 +103,10 @@ class SessionService(SessionAccess):
         changes = {name: value for name, value in wanted.items() if getattr(live.record, name) != value}
         if "model" in changes:
             self._limits.model_switch(caller)
+        told = changes | (self._switched(live.key.tenant, model) if "model" in changes else {})
+        if "title" in wanted and not live.record.is_named:  # the one that it has is confirmed, too
+            changes, told = changes | {"title": wanted["title"], "is_named": True}, told | {"title": wanted["title"]}
         if changes:
-            told = changes | (self._switched(live.key.tenant, model) if "model" in changes else {})
             await self._turns.update(live, changes, told)
 
     async def delete_session(
@@ -261,10 +263,12 @@ class SessionService(SessionAccess):
         """
         record = live.record
         new = NewSession(record.project_id, title or record.title, record.description, record.metadata, record.model)
+        named = record.is_named if title is None else True
         check_texts(self._settings, {"title": title})
         key = SessionKey(caller.principal.tenant, self._clock.new_id())
+        create = replace(self._new_record(key, caller.principal, new), is_named=named)
         with self._limits.creating(caller):
-            await self._turns.branches.fork(live, message_id, self._new_record(key, caller.principal, new))
+            await self._turns.branches.fork(live, message_id, create)
         async with self.open(caller, key.session_id, create="no") as forked:
             yield forked
 

@@ -97,6 +97,7 @@ def _fields(record: SessionRecord, queue: Sequence[StoredTurn]) -> dict[str, Any
         "metadata": record.metadata,
         "model": record.model,
         "is_active": record.is_active,
+        "is_named": record.is_named,
         "message_count": record.message_count,
         "created_at": exact(record.created_at),
         "updated_at": exact(record.updated_at),
@@ -131,6 +132,7 @@ class _Given(BaseModel):
     metadata: dict[str, Any] | None = None
     model: str | None = Field(None, max_length=128)
     is_active: bool = True
+    is_named: bool | None = None
     message_count: int | None = None
     created_at: str | float | None = None
     updated_at: str | float | None = None
@@ -225,6 +227,7 @@ def _own(given: _Given, listed: list[Any], project: str, session: str) -> WholeS
         message_count=len(messages),
         last_message_at=None if given.last_message_at is None else seconds_of(given.last_message_at),
         leaf_id=given.leaf_id,
+        is_named=_is_named(given),
     )
     # Whatever a file says, nothing runs in a session that was just read.
     settled = (replace(m, status="interrupted") if m.status == "streaming" else m for m in messages)
@@ -268,8 +271,14 @@ def _foreign(
         message_count=len(messages),
         last_message_at=seconds_of(messages[-1].created_at) if messages else None,
         leaf_id=messages[-1].id if messages else None,
+        is_named=_is_named(given),
     )
     return WholeSession(record, tuple(messages))
+
+
+def _is_named(given: _Given) -> bool:
+    """Files of before do not say it: then the default title is nobody's."""
+    return given.title != "New Chat" if given.is_named is None else given.is_named
 
 
 def _renamed(value: Any, **names: str) -> Any:

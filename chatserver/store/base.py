@@ -150,12 +150,16 @@ class Store(Protocol):
     async def update_session(
         self, key: SessionKey, changes: Mapping[str, Any], *, new_fence: bool, now: float
     ) -> SessionRecord:
-        """Set columns of the record (`title`, `model`, `expires_at`, `project_id`, `description`, `metadata`,
-        `is_active`, `owner`); an empty `changes` just takes a fence. Returns the record after it.
+        """Set columns of the record (`title`, `is_named`, `model`, `expires_at`, `project_id`, `description`,
+        `metadata`, `is_active`, `owner`); an empty `changes` just takes a fence. Returns the record after it.
 
         Raises:
             NotFound. ValueError: another column.
         """
+
+    async def name_session(self, key: SessionKey, title: str, *, new_fence: bool, now: float) -> SessionRecord | None:
+        """Title a session that has no title of its own yet (compare and set); returns the record after it, or None
+        where it has one. Raises NotFound."""
 
     async def delete_session(self, key: SessionKey) -> bool:
         """Remove record, messages, turns and chunks; False where there was none."""

@@ -175,6 +175,19 @@ def update_session(
     return record_of(row) if row is not None else _no_session(key)
 
 
+def name_session(
+    tx: Transaction, *, key: SessionKey, title: str, new_fence: bool, now: float
+) -> SessionRecord | NotFound | None:
+    before = tx.one(tx.sql.record, key_params(key))
+    if before is None:
+        return _no_session(key)
+    row = tx.one(tx.sql.name_session, {**key_params(key), "title": title, "fences": int(new_fence), "now": now})
+    if row is None:
+        return None
+    search.rename(tx, before, title)
+    return record_of(row)
+
+
 def _take_out(tx: Transaction, row: Row) -> None:
     """Out of the index with what is left there: where much is, the store took it out before (sql.py)."""
     while search.remove(tx, row, search.TOGETHER_CHARS) < 0:

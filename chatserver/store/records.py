@@ -21,7 +21,11 @@ class SessionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session's durable record. `owner` is `kind:id` or None (unowned); `leaf_id` ends the active branch."""
+    """A session's durable record.
+
+    `owner` is `kind:id` or None (unowned); `leaf_id` ends the active branch; `is_named` says that a person or
+    auto-naming has given it its title.
+    """
 
     key: SessionKey
     project_id: str
@@ -38,6 +42,7 @@ class SessionRecord:
     last_message_at: float | None = None
     leaf_id: str | None = None
     fence: int = 0
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ def record_of(row: Row) -> SessionRecord:
         fence,
         _number,
         _indexed_seq,
+        is_named,
     ) = row
     return SessionRecord(
         key=SessionKey(tenant, session_id),
@@ -70,6 +71,7 @@ def record_of(row: Row) -> SessionRecord:
         last_message_at=last_message_at,
         leaf_id=leaf_id,
         fence=fence,
+        is_named=bool(is_named),
     )
 
 
@@ -111,6 +113,7 @@ def new_session_params(
         "description": record.description,
         "metadata": _json(record.metadata),
         "is_active": record.is_active,
+        "is_named": record.is_named,
         "message_count": message_count,
         "last_message_at": when if message_count else None,
         "leaf_id": leaf_id,

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 # The revision of migrations/versions/ that this code works with. Kept here so that opening a current database needs
 # neither Alembic nor a look into that folder.
-REVISION = "0002"
+REVISION = "0003"
 
 # Written into the SQL instead of bound: SQLite uses a partial index only where the query repeats its condition.
 QUEUED: ColumnElement[str] = literal_column("'queued'")
@@ -69,6 +69,9 @@ sessions = Table(
     Column("number", BigInteger, nullable=False, server_default="0"),
     # Its messages up to this `seq` are in the full-text index; 0: its title alone; -1: nothing.
     Column("indexed_seq", Integer, nullable=False, server_default="-1"),
+    # Whether it has a title of its own, by a person or by auto-naming: then auto-naming leaves it alone, whatever the
+    # title looks like.
+    Column("is_named", Boolean, nullable=False, server_default="0"),
     PrimaryKeyConstraint("tenant", "session_id"),
     Index("sessions_by_look", "look_at"),
     sqlite_with_rowid=False,

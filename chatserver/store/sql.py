@@ -342,6 +342,10 @@ class SqlStore:
                 return await self._writer.submit(work)
         return await self._writer.submit(work)
 
+    async def name_session(self, key: SessionKey, title: str, *, new_fence: bool, now: float) -> SessionRecord | None:
+        work = partial(operations.name_session, key=key, title=title, new_fence=new_fence, now=now)
+        return await self._writer.submit(work)
+
     async def delete_session(self, key: SessionKey) -> bool:
         async with self._out_of_index(key):
             return await self._writer.submit(partial(operations.delete_session, key=key))

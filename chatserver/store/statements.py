@@ -29,10 +29,12 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    false,
     func,
     literal_column,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -63,7 +65,9 @@ RECORD = tuple(sessions.c[name] for name in ROW_COLUMNS)
 MESSAGE_COLUMNS = tuple(c.name for c in messages.c)
 
 # What `update_session` may set; everything else of a record follows from its messages and turns.
-CHANGEABLE = frozenset({"title", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"})
+CHANGEABLE = frozenset(
+    {"title", "is_named", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"}
+)
 
 
 class Statement:
@@ -197,6 +201,18 @@ class Statements:
             update(sessions)
             .where(_key(sessions), ~used)
             .values(expires_at=_p(sessions.c.expires_at), updated_at=_p(sessions.c.updated_at, "now"))
+        )
+        # Compare and set: a person may have named it since auto-naming last looked.
+        self.name_session = make(
+            update(sessions)
+            .where(_key(sessions), sessions.c.is_named == false())
+            .values(
+                title=_p(sessions.c.title),
+                is_named=true(),
+                updated_at=_p(sessions.c.updated_at, "now"),
+                fence=sessions.c.fence + bindparam("fences", type_=Integer),
+            )
+            .returning(*RECORD)
         )
         self.delete_session = make(delete(sessions).where(_key(sessions)))
         self.bury_session = make(

@@ -77,6 +77,7 @@ def _session(key: SessionKey, owner: str | None, chance: random.Random) -> Whole
         description=chance.choice(TEXTS)[:1000],
         metadata=chance.choice(({}, {"tags": ["a", 1, None]})),
         is_active=chance.random() < 0.8,
+        is_named=chance.random() < 0.8,
         message_count=len(messages),
         last_message_at=now + 1 if messages else None,
         leaf_id=chance.choice([m.id for m in messages if not any(c.parent_id == m.id for c in messages)] or [None]),

@@ -127,6 +127,37 @@ async def test_a_column_can_be_emptied(store: Store) -> None:
     assert (changed.model, changed.owner, dict(changed.metadata)) == (None, None, {})
 
 
+async def test_a_session_is_named_where_it_has_no_title_of_its_own(store: Store) -> None:
+    """Compare and set: once, under a fence of its own where that is asked for, and never over a person's title."""
+    await store.create_session(record(title="New Chat"))
+
+    first = await store.name_session(KEY, "By a model", new_fence=True, now=LATER)
+    assert first is not None
+    assert (first.title, first.is_named, first.fence, first.updated_at) == ("By a model", True, 2, LATER)
+    assert await store.name_session(KEY, "Again", new_fence=False, now=LATER) is None
+    assert await store.record(KEY) == first
+
+    await store.update_session(KEY, {"title": "New Chat", "is_named": True}, new_fence=True, now=LATER)
+    assert await store.name_session(KEY, "Over a person's", new_fence=True, now=LATER) is None
+    with pytest.raises(NotFound):
+        await store.name_session(SessionKey("t", "not there"), "x", new_fence=True, now=LATER)
+
+
+async def test_of_a_name_and_a_rename_at_once_the_rename_stays(store: Store) -> None:
+    """Whichever comes first."""
+    for number in range(20):
+        key = SessionKey("t", f"s-{number}")
+        await store.create_session(record(key))
+        both = [
+            store.update_session(key, {"title": "Mine", "is_named": True}, new_fence=True, now=NOW),
+            store.name_session(key, "Auto", new_fence=True, now=NOW),
+        ]
+        await asyncio.gather(*(both if number % 2 else reversed(both)))
+        found = await store.record(key)
+        assert found is not None
+        assert found.title == "Mine"
+
+
 async def test_an_empty_change_takes_a_fence_and_nothing_else(store: Store) -> None:
     """A fence alone is no activity: lists sorted by `updated_at` must not move."""
     created = await store.create_session(record())

@@ -49,7 +49,9 @@ from chatserver.usage import day_of, usage_of
 T = TypeVar("T")
 # As long as the real one (store/recovery.py).
 REMEMBER_DELETED_SECONDS = 30 * 86400.0
-_CHANGEABLE = frozenset({"title", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"})
+_CHANGEABLE = frozenset(
+    {"title", "is_named", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"}
+)
 
 
 @dataclass
@@ -520,6 +522,17 @@ class PlainStore:
             fence = session.record.fence + int(new_fence)
             stamp = {"updated_at": now} if changes else {}
             session.record = replace(session.record, fence=fence, **stamp, **changes)
+            return session.record
+
+        return await self._do(work)
+
+    async def name_session(self, key: SessionKey, title: str, *, new_fence: bool, now: float) -> SessionRecord | None:
+        def work() -> SessionRecord | None:
+            session = self._of(key)
+            if session.record.is_named:
+                return None
+            fence = session.record.fence + int(new_fence)
+            session.record = replace(session.record, fence=fence, title=title, is_named=True, updated_at=now)
             return session.record
 
         return await self._do(work)

@@ -22,6 +22,7 @@ WRITES = (
     "finish_turn",
     "add_message",
     "update_session",
+    "name_session",
     "delete_session",
     "annotate_message",
     "choose_leaf",

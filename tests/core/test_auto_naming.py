@@ -11,6 +11,7 @@ import pytest
 
 from chatserver.agents.base import AgentTurn
 from chatserver.errors import AgentError
+from chatserver.session_rules import NewSession
 from tests.core.puppets import Play
 from tests.core.virtual import advance, settle, virtual
 from tests.core.world import NOBODY, World, world
@@ -110,6 +111,103 @@ async def test_a_persons_rename_wins() -> None:
         await w.chat("s", "and more")
         await settle()
         assert (await title_of(w), len(titler.asked)) == ("Mine", 1)
+
+
+async def rename(w: World, title: str) -> None:
+    async with w.service.open(NOBODY, "s", create="no") as live:
+        await w.service.change_session(NOBODY, live, {"title": title})
+
+
+@virtual
+async def test_a_person_may_call_a_session_what_nobody_has_called_it() -> None:
+    """The default title, and one like auto-naming's, are a person's when a person gives them."""
+    for given in ("New Chat", "The model's own"):
+        async with naming("The model's own", "Another of its own") as (w, titler):
+            titler.gate.clear()
+            await w.chat("s", "hello")
+            await settle()
+            await rename(w, given)
+            titler.gate.set()
+            await settle()
+            assert await title_of(w) == given
+            await w.chat("s", "and more")
+            await settle()
+            assert (await title_of(w), len(titler.asked)) == (given, 1)
+
+
+@virtual
+async def test_a_persons_default_title_outlives_the_process() -> None:
+    """It stands in the store that it is a person's."""
+    async with naming("The model's own") as (w, titler):
+        await w.touch("s")
+        await w.system("s", "a beginning")
+        await rename(w, "New Chat")
+        await w.kill()
+        await w.start()
+        await w.chat("s", "hello")
+        await settle()
+        assert (await title_of(w), titler.asked) == ("New Chat", [])
+
+
+@virtual
+async def test_a_session_that_was_made_with_the_default_title_is_named() -> None:
+    """Programs that have to send a title send that one."""
+    async with naming("The model's own") as (w, _):
+        async with w.service.create_session(NOBODY, "s", NewSession(title="New Chat")):
+            pass
+        await w.chat("s", "hello")
+        await settle()
+        assert await title_of(w) == "The model's own"
+
+
+@virtual
+async def test_a_fork_takes_over_whether_it_is_named() -> None:
+    """One of a session that nobody has named is named after its own next exchange."""
+    async with naming("By the model", auto_titles="off") as (w, titler):
+        await w.chat("s", "hello")
+        await settle()
+        answer = (await w.state("s"))["messages"][-1]["id"]
+        w.naming._settings = w.settings.model_copy(update={"auto_titles": "model"})
+        nameless = await w.fork("s", answer)
+        await rename(w, "New Chat")
+        named = await w.fork("s", answer)
+        for fork in (named, nameless):
+            await w.chat(fork["session_id"], "go on")
+            await settle()
+        assert await title_of(w, named["session_id"]) == "New Chat"
+        assert await title_of(w, nameless["session_id"]) == "By the model"
+        assert len(titler.asked) == 1
+
+
+@pytest.mark.parametrize("given", ["Mine", "New Chat", "The model's own"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("held", ["update_session", "name_session"])
+@virtual
+async def test_of_a_rename_and_a_name_in_flight_at_once_the_rename_stays(held: str, after: bool, given: str) -> None:
+    """Either of the two stands at the store, before or behind its commit, while the other one comes."""
+    async with naming("The model's own") as (w, titler):
+        reader = await w.reader("s")
+        titler.gate.clear()
+        await w.chat("s", "hello")
+        await settle()
+        gate = w.store.gate(held, after=after)
+        if held == "update_session":
+            renaming = asyncio.ensure_future(rename(w, given))
+            await gate.reached.wait()
+            titler.gate.set()
+            await settle()
+        else:
+            titler.gate.set()
+            await gate.reached.wait()
+            renaming = asyncio.ensure_future(rename(w, given))
+            await settle()
+        w.store.ungate(held)
+        await renaming
+        await settle()
+        assert await title_of(w) == given == reader.state["title"]
+        await w.chat("s", "and more")
+        await settle()
+        assert (await title_of(w), len(titler.asked)) == (given, 1)
 
 
 @virtual

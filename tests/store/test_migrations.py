@@ -16,9 +16,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from chatserver.config import Settings
-from chatserver.store.base import SessionFilter
+from chatserver.store.base import SessionFilter, SessionKey, SessionRecord
 from chatserver.store.listing import list_sessions, purge_some
 from chatserver.store.migrate import is_current, migrate
+from chatserver.store.operations import name_session
 from chatserver.store.schema import METADATA, REVISION
 from chatserver.store.search import FIRST, index_some
 from chatserver.store.sql import open_store
@@ -113,6 +114,32 @@ def test_data_of_the_first_revision_is_kept() -> None:
         assert (listed.record.title, listed.record.fence, listed.last_message_preview) == ("T", 4, "Hi")
         assert purge_some(tx, now=9, limit=9, kept_seconds=0, spare=()) == ((), False)
         assert purge_some(tx, now=10, limit=9, kept_seconds=0, spare=()) == ((listed.record.key,), False)
+
+
+def test_titles_of_the_second_revision_stay_what_they_are() -> None:
+    """Auto-naming takes the default title for nobody's, and every other one for somebody's."""
+    with closing(_connect()) as connection:
+        _migrate_to(connection, "0002")
+        for title in ("New Chat", "Mine"):
+            connection.execute(
+                "INSERT INTO sessions VALUES"
+                " ('t', ?, 'p', 'user:1', ?, NULL, 1, 2, 9, '', NULL, 1, 0, NULL, NULL, 4, 9, 1, -1)",
+                (title, title),
+            )
+
+        migrate(connection)
+
+        tx = Transaction(connection, sqlite_statements())
+        named = {
+            title: name_session(tx, key=SessionKey("t", title), title="Auto", new_fence=True, now=3)
+            for title in (
+                "New Chat",
+                "Mine",
+            )
+        }
+        assert named["Mine"] is None
+        assert isinstance(named["New Chat"], SessionRecord)
+        assert (named["New Chat"].title, named["New Chat"].fence) == ("Auto", 5)
 
 
 async def test_stores_of_one_process_may_be_made_at_the_same_time(tmp_path: Path) -> None:

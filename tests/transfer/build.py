@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     max_leaves=6,
 )
 objects = st.dictionaries(texts, json_values, max_size=3)
-rfc_times = st.datetimes().map(lambda d: d.replace(year=max(d.year, 1971)).isoformat(timespec="milliseconds") + "Z")
+rfc_times = st.datetimes(min_value=datetime.fromisoformat("1971-01-01")).map(
+    lambda d: d.isoformat(timespec="milliseconds") + "Z"
+)
 tool_calls = st.builds(
     ToolCall,
     id=texts,
@@ -88,6 +91,7 @@ def wholes(draw: st.DrawFn, key: SessionKey | None = None) -> WholeSession:
         description=draw(texts),
         metadata=draw(objects),
         is_active=draw(st.booleans()),
+        is_named=draw(st.booleans()),
         message_count=len(messages),
         last_message_at=draw(times) if messages else None,
         leaf_id=draw(st.sampled_from([m.id for m in messages])) if messages else None,

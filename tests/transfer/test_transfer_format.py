@@ -43,6 +43,17 @@ def test_a_session_is_read_as_it_was_written(whole: WholeSession) -> None:
     assert found == whole
 
 
+@pytest.mark.parametrize(("title", "is_named"), [("New Chat", False), ("Mine", True)])
+def test_a_file_that_does_not_say_whether_its_session_is_named_is_read(title: str, is_named: bool) -> None:
+    """Those of earlier versions do not."""
+    whole = a_tree()
+    metadata, messages = files_of(replace(whole, record=replace(whole.record, title=title)))
+    fields = json.loads(metadata)
+    del fields["is_named"]
+
+    assert read_it(fields, messages).record.is_named is is_named
+
+
 def test_an_answer_that_was_running_is_interrupted() -> None:
     """Nothing runs in a file."""
     whole = a_tree()
