@@ -192,8 +192,8 @@ class SessionManager:
             if live.log.held_bytes:
                 self._logged.add(live)
 
-    def remove(self, live: LiveSession, last: bytes | None = None) -> None:
-        """Take a session out of memory now, ending its streams with `last`; no await in it."""
+    def remove(self, live: LiveSession) -> None:
+        """Take a session out of memory now, ending its streams; no await in it."""
         if live.removed:
             return
         live.removed = True
@@ -203,7 +203,7 @@ class SessionManager:
         self._logged.discard(live)
         self.total_bytes -= live.size
         for subscriber in live.subscribers:
-            subscriber.end(last)
+            subscriber.end()
 
     async def sweep_provisional(self) -> int:
         """Drop provisional sessions that nobody has used for `provisional_seconds`; how many."""

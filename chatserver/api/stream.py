@@ -6,6 +6,7 @@ chunks (1.6x over StreamResponse.write), with the stall guard of streams/subscri
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
 from aiohttp import web
@@ -99,7 +100,19 @@ class TransportSink:
         return self._transport.is_closing()
 
     async def drain(self) -> None:
-        await self._protocol._drain_helper()
+        try:
+            await self._protocol._drain_helper()
+        except asyncio.CancelledError:
+            # aiohttp would hand the cancelled future out again: whoever waits next would be cancelled at once.
+            self._protocol._drain_waiter = None
+            raise
+
+    async def flush(self) -> None:
+        try:
+            self._transport.set_write_buffer_limits(0)  # "full" until nothing is left
+            await self.drain()
+        finally:
+            self._transport.set_write_buffer_limits()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -135,34 +148,26 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
             tell_session(request, live)
             app.sessions.check_subscribers(live)
             response, connection = await _prepare(request, app)
-            states = _follow(live, caller, connection, app, view, after)
+            _follow(live, caller, connection, app, view, after)
         # Its subscriber keeps the session live now: the pin may go, and with it what looked the session up.
         with app.hub.joined(connection):
-            if states is None:
-                await connection.serve()
-            else:
-                try:
-                    await states.serve()
-                finally:
-                    states.cancel()
+            await connection.serve()
     return response
 
 
 def _follow(
     live: LiveSession, caller: Caller, connection: Connection, app: Services, view: str, after: Position | None
-) -> StateView | None:
-    """Subscribe; gives the view that has to be served, where it is not the connection itself."""
+) -> None:
+    """Subscribe."""
+    session_id = live.key.session_id
     if live.removed:  # deleted while the headers went out
-        connection.send(encode_plain(wire(SessionDeleted(live.key.session_id))))
-        connection.end()
+        connection.end(encode_plain(wire(SessionDeleted(session_id))))
     elif live.record.owner != caller.principal.owner:  # its visitor logged in while the headers went out
-        connection.send(goodbye_frame("signed_in", app.hub.retry_milliseconds()))
-        connection.end()
+        connection.end(goodbye_frame("signed_in", app.hub.retry_milliseconds()))
     elif view == "state":
-        return StateView(live, connection, interval_seconds=app.settings.state_interval_seconds)
+        StateView(live, connection, session_id, interval_seconds=app.settings.state_interval_seconds)
     else:
-        Subscription(live, connection, live.key.session_id, after, ends_connection=True)
-    return None
+        Subscription(live, connection, session_id, after, ends_connection=True)
 
 
 # --- several sessions over one connection ---

@@ -194,10 +194,8 @@ class StreamHub:
                     self._say_goodbye(connection, reason)
 
     def _say_goodbye(self, connection: Connection, reason: str) -> None:
-        if connection.ended:  # told already: its handler has not come to its end yet
-            return
-        connection.send(goodbye_frame(reason, self.retry_milliseconds()))
-        connection.end()
+        if not connection.ended:  # its handler comes to its end only when its reader has taken what it was told
+            connection.end(goodbye_frame(reason, self.retry_milliseconds()))
 
     def backlog(self) -> tuple[int, int]:
         """Streams that are behind now, and the unsent bytes of all; looks at each of them."""

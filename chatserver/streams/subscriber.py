@@ -8,6 +8,7 @@ Invariants:
   marked lagging and skipped, and its own task catches it up from the log by cursor. What the log no longer holds, or
   more than `backlog_bytes`, becomes one snapshot (spec T5).
 - A connection that takes nothing for `stall_seconds` is cut.
+- One that is ended gives its reader what it lacked at that moment, its last words, and a bounded time to take them.
 
 It knows no HTTP: a Sink is what a transport looks like from here.
 """
@@ -23,6 +24,10 @@ from chatserver.events import Frame, Position, encode_plain
 
 # Asked again and again while a stream is open: the reason for which it must end, or None.
 Lease = Callable[[], str | None] | None
+
+# For the last words of a stream. A logout ends streams within five seconds (spec A1), of which a second passes until
+# the leases are looked at; and a server that stops leaves its requests 1.5 s (app.CLOSE_SECONDS).
+LAST_WORDS_SECONDS = 1.25
 
 
 class Sink(Protocol):
@@ -43,7 +48,10 @@ class Sink(Protocol):
     def closing(self) -> bool: ...
 
     async def drain(self) -> None:
-        """Wait until the transport is below its low-water mark, or raise ConnectionError."""
+        """Wait until the transport is below its low-water mark, or raise ConnectionError. Cancelling is safe."""
+
+    async def flush(self) -> None:
+        """Wait until the kernel has taken everything, or raise ConnectionError. Cancelling is safe."""
 
     def abort(self) -> None:
         """Drop the connection and what it still holds."""
@@ -72,8 +80,17 @@ class Subscriber(Protocol):
     def push(self, frame: Frame) -> None:
         """Take the newest frame, which may be several in one; must not wait and must not raise."""
 
-    def end(self, last: bytes | None) -> None:
-        """The session has ended (deleted, evicted): send `last` and end."""
+    def catch_up(self) -> None:
+        """Send what was missed while the connection lagged, or the newest state where that is too much or gone."""
+
+    def missing(self) -> list[bytes]:
+        """What its reader lacks now; nothing where that is more than a backlog, since it comes back to the state."""
+
+    def end(self) -> None:
+        """The session has left memory (deleted, expired): end, with what was said last."""
+
+    def cancel(self) -> None:
+        """Stop following; idempotent."""
 
 
 class Connection:
@@ -89,6 +106,8 @@ class Connection:
     """
 
     __slots__ = (
+        "_last_words",
+        "_patience",
         "_stall_seconds",
         "_wake",
         "backlog_bytes",
@@ -114,8 +133,10 @@ class Connection:
         self.sink = sink
         self.lagging = False
         self.ended = False
-        self.subscriptions: dict[str, Subscription] = {}
+        self.subscriptions: dict[str, Subscriber] = {}
+        self._last_words: list[bytes] | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._patience: asyncio.Timeout | None = None
         self._stall_seconds = stall_seconds
         self.backlog_bytes = backlog_bytes
         self.counts = counts
@@ -123,8 +144,8 @@ class Connection:
         self.lease = lease
 
     def send(self, data: bytes) -> None:
-        """Write outside the numbering (ping, goodbye); skipped while lagging, when the reader has enough to read."""
-        if not self.lagging and not self.sink.closing:
+        """Write outside the numbering (a ping, a state); skipped while lagging, when the reader has enough to read."""
+        if not self.lagging and not self.ended and not self.sink.closing:
             self.sink.write(data)
             if self.sink.full:
                 self.mark_lagging()
@@ -134,16 +155,29 @@ class Connection:
         self.counts.lagged += 1
         self.rouse()
 
-    def end(self) -> None:
-        """Let who serves it return; idempotent."""
+    def end(self, last: bytes | None = None) -> None:
+        """Say nothing more than what the reader lacks now, and `last`; then let who serves it return. Idempotent."""
+        if self.ended:
+            return
         self.ended = True
+        words = [piece for subscription in self.subscriptions.values() for piece in subscription.missing()]
+        if last is not None:
+            words.append(last)
+        if self.lagging:  # written as the reader makes room: not held twice for everybody who is behind
+            self._last_words = words
+        elif not self.sink.closing:
+            for piece in words:
+                self.sink.write(piece)
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(0)  # it waits for room, with more time than is left now
         self.rouse()
 
     def cut(self) -> None:
         """Drop it, and what it still holds: its client comes back and begins anew."""
         self.counts.cut += 1
         self.sink.abort()
-        self.end()
+        self.ended = True
+        self.rouse()
 
     def rouse(self) -> None:
         """Wake who serves it."""
@@ -166,21 +200,35 @@ class Connection:
         while not self.ended and not self.sink.closing:
             if not self.lagging:
                 await self.roused()
-            elif await self.drained():
-                self._catch_up()
-            else:
+            elif not await self._drained():
                 self.cut()
+            elif not self.ended:
+                self._catch_up()
+        if not self.sink.closing:
+            await self._say_last_words()
 
-    async def drained(self) -> bool:
-        """Wait for room; False when the reader has taken nothing for too long."""
+    async def _say_last_words(self) -> None:
+        sink = self.sink
+        try:
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                for piece in self._last_words or ():
+                    if sink.full:
+                        await sink.drain()
+                    sink.write(piece)
+                await sink.flush()
+        except (TimeoutError, ConnectionError):
+            self.cut()
+
+    async def _drained(self) -> bool:
+        """Wait for room, or for the connection's end; False when the reader has taken nothing for too long."""
         loop = asyncio.get_running_loop()
         pending, since = self.sink.pending_bytes, loop.time()
-        while True:
+        while not self.ended:
             try:
                 # Looked at often enough that a stall is cut within a fifth of its limit.
-                async with asyncio.timeout(self._stall_seconds / 5):
+                async with asyncio.timeout(self._stall_seconds / 5) as self._patience:
                     await self.sink.drain()
-                return True
+                break
             except TimeoutError:
                 now_pending, now = self.sink.pending_bytes, loop.time()
                 if now_pending < pending:
@@ -190,6 +238,9 @@ class Connection:
                 pending = now_pending
             except ConnectionError:
                 return False
+            finally:
+                self._patience = None
+        return True
 
     def _catch_up(self) -> None:
         self.lagging = False
@@ -269,18 +320,22 @@ class Subscription:
         missed = self._missed()
         if missed is None:
             self.connection.counts.skipped += 1
-            missed = self._source.snapshot_frame()
-        self.connection.sink.write(missed)
+            self.connection.sink.write(self._source.snapshot_frame())
+        else:
+            self.connection.sink.write(b"".join(missed))
         self.cursor = self._source.position
 
-    def _missed(self) -> bytes | None:
+    def _missed(self) -> list[bytes] | None:
         """The frames behind the cursor; None where they are too many or gone."""
         frames = self._source.frames_after(self.cursor) if self.cursor is not None else None
         if frames is None or sum([len(f.data) for f in frames]) > self.connection.backlog_bytes:
             return None
-        return b"".join([f.data for f in frames])
+        return [f.data for f in frames]
 
-    def end(self, last: bytes | None) -> None:
+    def missing(self) -> list[bytes]:
+        return self._missed() or []
+
+    def end(self) -> None:
         connection = self.connection
         if connection.lagging and not connection.ended and self.cursor != self._source.position:
             # The session's last events, how it ended among them, can't be had later. A snapshot would not tell the end.
@@ -288,15 +343,12 @@ class Subscription:
             if missed is None:
                 connection.cut()
             else:
-                connection.sink.write(missed)
-        if last is not None:
-            connection.send(last)
+                connection.sink.write(b"".join(missed))
         self.cancel()
         if self._ends_connection:
             self.connection.end()
 
     def cancel(self) -> None:
-        """Stop following; idempotent."""
         self._source.remove_subscriber(self)
         if self.connection.subscriptions.get(self.session_id) is self:
             del self.connection.subscriptions[self.session_id]
@@ -306,44 +358,54 @@ class StateView:
     """Seed 3's view (spec T7): the whole state as one message whenever it changed, never more often than asked.
 
     Args:
+        session_id: the name under which the connection holds it.
         interval_seconds: least time between two messages.
     """
 
-    __slots__ = ("_connection", "_dirty", "_interval_seconds", "_source")
+    __slots__ = ("_connection", "_interval_seconds", "_pause", "_source", "_unsaid", "session_id")
 
-    def __init__(self, source: Source, connection: Connection, *, interval_seconds: float) -> None:
+    def __init__(self, source: Source, connection: Connection, session_id: str, *, interval_seconds: float) -> None:
         self._source = source
         self._connection = connection
         self._interval_seconds = interval_seconds
-        self._dirty = True
+        self._unsaid = True
+        self._pause: asyncio.Handle | None = None
+        self.session_id = session_id
         source.add_subscriber(self)
+        connection.subscriptions[session_id] = self
+        self.catch_up()
 
     def push(self, frame: Frame) -> None:
-        self._dirty = True
-        self._connection.rouse()
+        self._unsaid = True
+        if self._pause is None:  # what else happens in this moment goes with it
+            self._pause = asyncio.get_running_loop().call_soon(self._over)
 
-    def end(self, last: bytes | None) -> None:
+    def _over(self) -> None:
+        self._pause = None
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        connection = self._connection
+        if self._unsaid and self._pause is None and not connection.lagging and not connection.ended:
+            connection.send(self._said())
+            self._pause = asyncio.get_running_loop().call_later(self._interval_seconds, self._over)
+
+    def _said(self) -> bytes:
+        self._unsaid = False
+        return b"data: %b\n\n" % self._source.state_json()
+
+    def missing(self) -> list[bytes]:
+        return [self._said()] if self._unsaid else []
+
+    def end(self) -> None:
         self._connection.end()
 
     def cancel(self) -> None:
-        """Stop following; idempotent."""
         self._source.remove_subscriber(self)
-
-    async def serve(self) -> None:
-        """Send until the connection ends; a stalled reader is cut by the same rule. Cancelling is safe."""
-        connection = self._connection
-        while not connection.ended and not connection.sink.closing:
-            if connection.lagging:
-                if await connection.drained():
-                    connection.lagging = False
-                else:
-                    connection.cut()
-            elif self._dirty:
-                self._dirty = False
-                connection.send(b"data: %b\n\n" % self._source.state_json())
-                await asyncio.sleep(self._interval_seconds)
-            else:
-                await connection.roused()
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._connection.subscriptions.get(self.session_id) is self:
+            del self._connection.subscriptions[self.session_id]
 
 
 def ping_frame(*, degraded: bool = False) -> bytes:

@@ -38,6 +38,7 @@ class FakeSink:
         self.aborted = False
         self._pending = bytearray()
         self._high_water = high_water
+        self._low_water = high_water // 4
         self._full = False
         self._room = asyncio.Event()
         self._room.set()
@@ -59,7 +60,7 @@ class FakeSink:
         count = len(self._pending) if count is None else count
         self.taken += self._pending[:count]
         del self._pending[:count]
-        if len(self._pending) <= self._high_water // 4:
+        if len(self._pending) <= self._low_water:
             self._full = False
             self._room.set()
 
@@ -85,6 +86,13 @@ class FakeSink:
         await self._room.wait()
         if self.closing:
             raise ConnectionResetError
+
+    async def flush(self) -> None:
+        self._low_water = 0
+        if self._pending:
+            self._full = True
+            self._room.clear()
+        await self.drain()
 
     def abort(self) -> None:
         self.aborted = True

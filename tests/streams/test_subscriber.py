@@ -263,14 +263,126 @@ async def test_an_ended_connection_gets_no_more_events() -> None:
     reader = Reader()
     reader.follow(live, SID)
     await settle()
-    reader.connection.send(goodbye_frame("shutdown", 2000))
-    reader.connection.end()
+    reader.connection.end(goodbye_frame("shutdown", 2000))
+    reader.connection.send(ping_frame())
     script.delta()
     await settle()
     assert reader.served
     assert reader.types == []
     assert reader.plain == [{"type": "goodbye", "reason": "shutdown", "retry_ms": 2000}]
     await reader.close()
+
+
+# --- last words ---
+
+
+def lagging(live: LiveSession, script: Script, **more: object) -> Reader:
+    """One whose transport is full, with a few events missed."""
+    reader = Reader(FakeSink(fast=False, high_water=FULL), **more)  # type: ignore[arg-type]  # Reader's own
+    reader.follow(live, SID)
+    while not reader.connection.lagging:
+        script.delta()
+    script.delta()
+    return reader
+
+
+GOODBYE = {"type": "goodbye", "reason": "shutdown", "retry_ms": 2000}
+
+
+@virtual
+async def test_a_lagging_reader_is_given_what_it_missed_and_then_the_goodbye() -> None:
+    """The end of its turn among it; nothing that happens afterwards."""
+    live = live_session()
+    script = talking(live)
+    reader = lagging(live, script)
+    await settle()
+    script.end()
+    told = state_of(live)
+    reader.connection.end(goodbye_frame("shutdown", 2000))
+    script.say()
+    await settle()
+    assert not reader.served, "its reader has not taken it yet"
+    while reader.sink.pending_bytes:
+        reader.sink.take(300)
+        await settle()
+    assert reader.state == told
+    assert reader.types[-1] == "turn.ended"
+    assert reader.plain == [GOODBYE]
+    assert reader.served
+    assert not reader.sink.aborted
+    assert reader.sink.most_pending < FULL + 5000
+    await reader.close()
+
+
+@pytest.mark.parametrize("multiplexed", [False, True])
+def test_a_reader_that_is_too_far_behind_is_told_goodbye_at_least(multiplexed: bool) -> None:
+    """It comes back, and gets a snapshot then."""
+
+    @virtual
+    async def test() -> None:
+        live, other = live_session(), live_session("other")
+        script = talking(live)
+        reader = lagging(live, script, backlog_bytes=1000)
+        if multiplexed:
+            reader.follow(other, "other", ends_connection=False)
+        for _ in range(50):
+            script.delta()
+        reader.connection.end(goodbye_frame("shutdown", 2000))
+        reader.sink.speed_up()
+        await settle()
+        reader.read()
+        assert reader.plain == [GOODBYE]
+        assert reader.served
+        assert not reader.sink.aborted
+        await reader.close()
+
+    test()
+
+
+@pytest.mark.parametrize("behind", ["lagging", "a few bytes"])
+def test_a_reader_that_does_not_take_its_last_words_is_cut(behind: str) -> None:
+    """Soon: a logout ends streams within five seconds, and a server that stops cannot wait for a stall to be one."""
+
+    @virtual
+    async def test() -> None:
+        live = live_session()
+        script = talking(live)
+        if behind == "lagging":
+            reader = lagging(live, script)
+        else:
+            reader = slow()
+            reader.follow(live, SID)
+            assert reader.sink.pending_bytes
+            assert not reader.connection.lagging
+        await advance(1)
+        reader.connection.end(goodbye_frame("shutdown", 2000))
+        await advance(1)
+        assert not reader.served
+        reader.connection.end(goodbye_frame("shutdown", 2000))
+        await advance(0.3)
+        assert reader.served
+        assert reader.sink.aborted
+        await reader.close()
+        assert live.subscribers == ()
+
+    test()
+
+
+@virtual
+async def test_a_reader_that_leaves_instead_of_taking_its_last_words_is_let_go() -> None:
+    """Its handler is cancelled, or finds the transport closed."""
+    live = live_session()
+    script = talking(live)
+    for leave in ("closes", "cancelled"):
+        reader = lagging(live, script)
+        reader.connection.end(goodbye_frame("shutdown", 2000))
+        await settle()
+        if leave == "closes":
+            reader.sink.close()
+            await settle()
+            assert reader.served
+        await reader.close()
+    assert live.subscribers == ()
 
 
 # --- the end of a session ---
@@ -281,7 +393,7 @@ def delete(live: LiveSession) -> None:
     live.begin_fence(live.fence + 1)
     live.append(ev.SessionDeleted(live.key.session_id))
     for subscriber in live.subscribers:
-        subscriber.end(None)
+        subscriber.end()
 
 
 @virtual
@@ -439,13 +551,13 @@ class Viewer:
     def __init__(self, live: LiveSession, sink: FakeSink) -> None:
         self.counts = StreamCounts()
         self.connection = Connection(sink, stall_seconds=STALL_SECONDS, backlog_bytes=BACKLOG_BYTES, counts=self.counts)
-        self.view = StateView(live, self.connection, interval_seconds=0.1)
-        self.task = asyncio.get_running_loop().create_task(self.view.serve())
+        StateView(live, self.connection, SID, interval_seconds=0.1)
+        self.task = asyncio.get_running_loop().create_task(self.connection.serve())
 
     async def close(self) -> None:
         self.task.cancel()
         await asyncio.wait({self.task})
-        self.view.cancel()
+        self.connection.close()
 
 
 @virtual
@@ -517,12 +629,46 @@ def test_a_viewer_that_waits_is_let_go(how: str) -> None:
         viewer = Viewer(live, sink)
         await advance(1)
         if how == "goodbye":
-            viewer.connection.send(goodbye_frame("shutdown", 1))
-            viewer.connection.end()
+            viewer.connection.end(goodbye_frame("shutdown", 1))
         else:
             delete(live)
         await advance(1)
         assert viewer.task.done()
         await viewer.close()
+
+    test()
+
+
+@pytest.mark.parametrize("how", ["goodbye", "deletion"])
+@pytest.mark.parametrize("speed", ["fast", "slow"])
+def test_a_viewer_is_shown_the_last_state_before_the_end(how: str, speed: str) -> None:
+    """Also where it changed within the interval, or while the viewer's transport was full."""
+
+    @virtual
+    async def test() -> None:
+        live = live_session()
+        script = talking(live)
+        sink = FakeSink(fast=speed == "fast", high_water=10)
+        viewer = Viewer(live, sink)
+        await advance(0.05)
+        script.end()
+        told = state_of(live)
+        if how == "goodbye":
+            viewer.connection.end(goodbye_frame("shutdown", 1))
+            script.say()
+        else:
+            for subscriber in live.subscribers:
+                subscriber.end()
+        await settle()
+        sink.speed_up()
+        await settle()
+        said = states_in(sink)
+        if how == "goodbye":
+            assert said.pop()["type"] == "goodbye"
+        assert said[-1] == told
+        assert len(said) == 2
+        assert viewer.task.done()
+        await viewer.close()
+        assert live.subscribers == ()
 
     test()
