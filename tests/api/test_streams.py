@@ -70,7 +70,8 @@ async def test_state_format_gives_whole_states(api: Api) -> None:
             while True:
                 data = await response.content.readuntil(b"\n\n")
                 state = json.loads(data.removeprefix(b"data: "))
-                if state["messages"] and state["messages"][-1]["status"] == "completed":
+                # A ping comes in between where the machine is slow.
+                if state.get("messages") and state["messages"][-1]["status"] == "completed":
                     break
         assert "hello" in state["messages"][-1]["content"]
 
