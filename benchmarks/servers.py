@@ -43,6 +43,7 @@ _ROOMY: Mapping[str, Any] = {
     "max_connections": 1_000_000,
     "max_running_turns": 100_000,
     "log_level": "warning",
+    "auto_titles": "off",  # the fake agent's messages have no words for a title, so each turn would look for one
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import secrets
@@ -157,7 +158,9 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             metrics=metrics,
             history=history,
             quotas=quotas,
-            access_log=AccessLog(log, key, metrics.http, enabled=settings.access_log),
+            access_log=AccessLog(
+                log, key, metrics.http, enabled=settings.access_log and log.is_enabled_for(logging.INFO)
+            ),
         )
         try:
             yield services

@@ -184,6 +184,7 @@ class Branches:
             running = live.run is not None
             record = await self._store.annotate_message(live.key, message_id, metadata, new_fence=not running)
             live.record = record
+            live.past = None
             if live.run is None:
                 live.begin_fence(record.fence)
             rated = replace(message, metadata=metadata)

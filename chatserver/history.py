@@ -1,13 +1,15 @@
 """What an agent is given of a conversation: as much as its model's window can hold, and every system message (spec G5).
 
 A live session holds the newest 200 messages, which nearly always is the whole conversation, or more than any window;
-then nothing is read here. Fitting what is given into the window is the agent's own work (agents/context.py).
+then nothing is read here. What was read for one turn is kept for the next, until the session rests or leaves memory: a
+thousand messages take 8 ms to read. Fitting what is given into the window is the agent's own work (agents/context.py).
 """
 
 from __future__ import annotations
 
 from chatserver.agents.base import ModelSettings
 from chatserver.agents.context import TOKENS_PER_MESSAGE
+from chatserver.live_session import LiveSession, Past, size_of
 from chatserver.message import Message
 from chatserver.store.base import SessionKey, Store
 from chatserver.usage import estimate_tokens
@@ -21,7 +23,7 @@ MAX_SYSTEM_MESSAGES = 100
 
 
 async def full_history(
-    store: Store, key: SessionKey, recent: tuple[Message, ...], model: ModelSettings
+    store: Store, live: LiveSession, recent: tuple[Message, ...], model: ModelSettings
 ) -> tuple[Message, ...]:
     """`recent` with what stands before it on its branch, as far as the model can hold it, oldest first.
 
@@ -29,6 +31,33 @@ async def full_history(
         recent: the newest messages of a branch that has more; at least one.
     Raises: what the store raises. Cancelling is safe.
     """
+    past = live.past
+    continued = _continued(past, recent) if past is not None and past.read_for == model.context_tokens else None
+    if continued is None:
+        messages = await _read(store, live.key, recent, model)
+        older = len(messages) - len(recent)
+        continued = Past(messages, older, size_of(messages[:older]), model.context_tokens)
+    live.past = continued
+    return continued.messages
+
+
+def _continued(past: Past, recent: tuple[Message, ...]) -> Past | None:
+    """What was given before with what came since; None where it has to be read anew."""
+    parent_id = recent[0].parent_id
+    for at in range(max(past.older - 1, 0), len(past.messages)):
+        if past.messages[at].id == parent_id:
+            left = past.messages[past.older : at + 1]  # the window since
+            grown = past.grown + len(left)
+            if grown > FIRST_PAGE:  # it may hold much that the model has no room for any more
+                return None
+            size = past.size_bytes + size_of(left)
+            return Past((*past.messages[: at + 1], *recent), at + 1, size, past.read_for, grown)
+    return None
+
+
+async def _read(
+    store: Store, key: SessionKey, recent: tuple[Message, ...], model: ModelSettings
+) -> tuple[Message, ...]:
     history, limit = recent, FIRST_PAGE
     room = model.context_tokens - sum(map(_least_tokens, recent))
     while room > 0 and (parent_id := history[0].parent_id) is not None and len(history) < MAX_MESSAGES:

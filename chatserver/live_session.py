@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from chatserver.events import Event, Frame, Position, encode
@@ -23,6 +24,21 @@ from chatserver.streams.subscriber import Subscriber
 # What an empty live session weighs, and a message beside its text (measured, benchmarks/memory.py).
 SESSION_BYTES = 2500
 MESSAGE_BYTES = 450
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an agent was given of a branch that is longer than the live window, kept for the next turn (history.py).
+
+    `older` of `messages` stood before the window, and weigh `size_bytes`; `read_for` is the window of the model that
+    they were read for, in tokens, and `grown` how many came to stand there since.
+    """
+
+    messages: tuple[Message, ...]
+    older: int
+    size_bytes: int
+    read_for: int
+    grown: int = 0
 
 
 class LiveSession:
@@ -42,6 +58,7 @@ class LiveSession:
         "last_used",
         "log",
         "n",
+        "past",
         "pins",
         "provisional",
         "queued",
@@ -74,6 +91,7 @@ class LiveSession:
         self.queued: dict[str, StoredTurn] = {}
         self.run: Any = None
         self.unsaved: Any = None
+        self.past: Past | None = None
         self.pins = 0
         self.last_used = monotonic()
         self.size = 0
@@ -131,6 +149,7 @@ class LiveSession:
         position = Position(self.fence, self.n + 1)
         self.n += 1
         self.state.change_branch(messages, has_more, position)
+        self.past = None
         self.log.restart(position)
         if self.subscribers:
             frame = Frame(position, self.snapshot_frame())
@@ -162,9 +181,15 @@ class LiveSession:
 
     def measure(self) -> int:
         """Estimated bytes in memory."""
-        text = 0
-        for m in self.state.messages:
-            text += len(m.content) + len(m.reasoning)
-            for call in m.tool_calls:
-                text += 1000 + (len(call.result.content) if call.result else 0)
-        return SESSION_BYTES + MESSAGE_BYTES * len(self.state.messages) + text + self.log.held_bytes
+        past = self.past.size_bytes if self.past is not None else 0
+        return SESSION_BYTES + size_of(self.state.messages) + self.log.held_bytes + past
+
+
+def size_of(messages: Iterable[Message]) -> int:
+    """Estimated bytes of settled messages in memory."""
+    size = 0
+    for m in messages:
+        size += MESSAGE_BYTES + len(m.content) + len(m.reasoning)
+        for call in m.tool_calls:
+            size += 1000 + (len(call.result.content) if call.result else 0)
+    return size

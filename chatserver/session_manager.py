@@ -287,11 +287,13 @@ class SessionManager:
         return purged
 
     def drop_idle_logs(self) -> None:
-        """Forget the logs of sessions that rest without subscribers; a late return gets a snapshot."""
+        """Forget the logs of sessions that rest without subscribers, and what was read for their agents; a late return
+        gets a snapshot."""
         limit = self._clock.monotonic() - self._settings.log_idle_seconds
         for live in list(self._logged):
             if live.evictable and live.last_used <= limit:
                 live.log.clear()
+                live.past = None
                 self._logged.discard(live)
                 self.remeasure(live)
 

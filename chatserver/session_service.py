@@ -182,7 +182,7 @@ class SessionService(SessionAccess):
         """
         check_text(self._settings, text)
         new = self._new_turn(caller, live, text, model, client_message_id, on_busy)
-        return await self._turns.send(live, replace(new, project_id=project_id))
+        return await self._turns.send(live, new if project_id is None else replace(new, project_id=project_id))
 
     def _new_turn(
         self,

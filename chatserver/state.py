@@ -50,7 +50,10 @@ class _Answer:
         """The message as it stands now; joins the parts so that the next reading is cheap."""
         text, reasoning = "".join(self.text), "".join(self.reasoning)
         self.text, self.reasoning = ([text] if text else []), ([reasoning] if reasoning else [])
-        return replace(self.message, content=text, reasoning=reasoning, tool_calls=tuple(self.calls))
+        before, calls = self.message, tuple(self.calls)
+        if (before.content, before.reasoning, before.tool_calls) != (text, reasoning, calls):
+            self.message = replace(before, content=text, reasoning=reasoning, tool_calls=calls)
+        return self.message
 
 
 class ChatState:

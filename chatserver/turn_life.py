@@ -21,7 +21,7 @@ from chatserver.branches import Branches, carried_copy
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
-from chatserver.errors import QuotaExceeded
+from chatserver.errors import QuotaExceeded, Unavailable
 from chatserver.flush_pace import FlushPace
 from chatserver.history import full_history
 from chatserver.live_session import LiveSession
@@ -165,22 +165,22 @@ class TurnLife:
         self._under_way.began(run)
         if self._under_way.closing:  # the drain looked for runs while this one was being committed
             run.finish("interrupted")
-        self._supervisor.start(self._drive(run, entry, history, has_more=has_more), f"turn/{turn.turn_id}")
+        # One task runs the agent and nearly always ends the turn too; where something else decides the outcome, or the
+        # agent does not come to its end after it, another one has to.
+        run.pump = self._supervisor.spawn(self._run(run, entry, history, has_more=has_more), f"turn/{turn.turn_id}")
+        run.outcome.add_done_callback(lambda _: self._decided(run))
         return turn.turn_id
 
-    async def _drive(self, run: Run, entry: Entry, recent: tuple[Message, ...], *, has_more: bool) -> None:
-        """See a turn to its end; the one place that ends it.
+    async def _run(self, run: Run, entry: Entry, recent: tuple[Message, ...], *, has_more: bool) -> None:
+        """Run the agent, and end the turn where that is still to be done.
 
         Args:
             recent: the newest messages before the turn's; `has_more` says that the branch has older ones.
         """
-        live = run.live
 
         async def history() -> tuple[Message, ...]:
-            return await full_history(self._store, live.key, recent, entry.settings) if has_more and recent else recent
+            return await full_history(self._store, run.live, recent, entry.settings) if has_more and recent else recent
 
-        agent = pump(run, entry, history, self._settings, self._pace, self._log)
-        run.pump = self._supervisor.spawn(agent, f"agent/{run.turn_id}")
         timeout = asyncio.get_running_loop().call_later(
             self._settings.turn_timeout_seconds,
             run.finish,
@@ -188,27 +188,50 @@ class TurnLife:
             TurnError(code="turn_timeout", title="The answer took too long"),
         )
         try:
-            outcome = await asyncio.shield(run.outcome)
-        except asyncio.CancelledError:  # only the supervisor's close does this; the store's sweep ends the turn
-            self._forget(run)
-            raise
+            await pump(run, entry, history, self._settings, self._pace, self._log)
         finally:
             timeout.cancel()
+        if not run.closed:
+            run.close()
+            await self._end(run)
+
+    def _decided(self, run: Run) -> None:
+        if run.closed:
+            return
+        try:
+            self._supervisor.start(self._stop(run), f"end/{run.turn_id}")
+        except Unavailable:  # the supervisor closed, and cancelled the agent; the store's sweep ends the turn
+            self._forget(run)
+
+    async def _stop(self, run: Run) -> None:
+        """End the turn whatever its agent does, and then see the agent to its end."""
+        agent = run.pump
+        if run.closed or agent is None:
+            return
         run.close()
-        if not run.pump.done() and not run.agent_closing:
-            run.pump.cancel()
-        async with live.lock:
-            try:
-                await self._ends.end(run, outcome)
-            finally:
-                self._forget(run)
-            await self._on_end(live)
+        if not agent.done() and not run.agent_closing:
+            agent.cancel()
+        await self._end(run)
+        if not agent.done():
+            await asyncio.wait({agent}, timeout=self._settings.agent_cancel_grace_seconds)
+            if not agent.done():
+                agent.cancel()  # one that cleans up had its time; one that swallowed a cancel gets another
+                self._log.warning("agent_ignores_cancellation", model=run.answer.model)
+
+    async def _end(self, run: Run) -> None:
+        """Commit and tell the end of a run that is closed. Only the supervisor's close cancels it; the store's sweep
+        ends the turn then."""
+        live = run.live
+        try:
+            async with live.lock:
+                try:
+                    await self._ends.end(run, run.outcome.result())
+                finally:
+                    self._forget(run)
+                await self._on_end(live)
+        finally:
+            self._forget(run)
         self._on_ended(run)
-        if not run.pump.done():
-            await asyncio.wait({run.pump}, timeout=self._settings.agent_cancel_grace_seconds)
-            if not run.pump.done():
-                run.pump.cancel()  # one that cleans up had its time; one that swallowed a cancel gets another
-                self._log.warning("agent_ignores_cancellation", model=entry.settings.id)
 
     def _forget(self, run: Run) -> None:
         self._checkpoints.forget(run)

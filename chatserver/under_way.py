@@ -54,23 +54,24 @@ class UnderWay:
             live.pins += 1
         self._changes += 1
         self._idle.clear()
-        task.add_done_callback(lambda _: self._changed(live))
-        try:
-            result = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and caller is not None and not caller.cancelling():
-                raise Draining() from None  # the supervisor closed under it; nobody cancelled the caller
-            raise
+        # Waited for in the task's place: a cancelled caller takes this with it, and not the task.
+        done = asyncio.get_running_loop().create_future()
+        task.add_done_callback(lambda _: self._changed(live, done))
+        await done
+        if task.cancelled():
+            raise Draining()  # the supervisor closed under it; nobody cancelled the caller
+        result = task.result()
         if isinstance(result, _Refused):
             raise result.error
         return result
 
-    def _changed(self, live: LiveSession | None) -> None:
+    def _changed(self, live: LiveSession | None, done: asyncio.Future[None]) -> None:
         if live is not None:
             self._manager.unpin(live)
         self._changes -= 1
         self._check_idle()
+        if not done.done():
+            done.set_result(None)
 
     def began(self, run: Run) -> None:
         """A turn runs from here on; its session is pinned by it."""

@@ -52,9 +52,11 @@ async def read_body(request: web.Request, model: type[M]) -> M:
     if (request.content_length or 0) > settings.max_body_bytes:
         raise TooLarge(f"a body may have {settings.max_body_bytes} bytes")
     try:
-        # A small body nearly always comes with its head, and is not waited for.
-        async with asyncio.timeout(None if request.content.is_eof() else settings.body_timeout_seconds):
+        if request.content.is_eof():  # a small body nearly always comes with its head
             raw = await request.read()
+        else:
+            async with asyncio.timeout(settings.body_timeout_seconds):
+                raw = await request.read()
     except TimeoutError:
         raise SlowRequest(f"the body did not arrive within {settings.body_timeout_seconds:g} s") from None
     except web.HTTPRequestEntityTooLarge:

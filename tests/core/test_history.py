@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from chatserver import history
 from chatserver.agents.base import AgentTurn, ModelSettings
 from chatserver.history import MAX_SYSTEM_MESSAGES
+from chatserver.live_session import MESSAGE_BYTES
 from chatserver.state import WINDOW_MESSAGES
+from chatserver.store.base import SessionKey
 from tests.core.puppets import Play
 from tests.core.virtual import advance, settle, virtual
 from tests.core.world import NOBODY, World, world
@@ -64,9 +69,9 @@ async def test_a_small_model_gets_no_more_than_it_holds_but_every_system_message
         await told(w, 2, "system")
         await told(w, 300, size=100)
         before = len(w.store.calls)
-        history = await asked(w)
-        assert history[:2] == ["system 0", "system 1"]
-        assert history[2:] == [f"user {n}" for n in range(100, 300)]
+        given = await asked(w)
+        assert given[:2] == ["system 0", "system 1"]
+        assert given[2:] == [f"user {n}" for n in range(100, 300)]
         assert "messages" not in w.store.calls[before:]
 
 
@@ -77,9 +82,9 @@ async def test_a_middling_model_gets_the_newest_that_fill_its_window() -> None:
         window_of(w, 40 * 400)  # of messages of 40 tokens each: 300
         await told(w, 1, "system")
         await told(w, 2000, size=108)
-        history = await asked(w)
-        assert history[0] == "system 0"
-        assert history[1:] == [f"user {n}" for n in range(2000 - 600, 2000)]
+        given = await asked(w)
+        assert given[0] == "system 0"
+        assert given[1:] == [f"user {n}" for n in range(2000 - 600, 2000)]
 
 
 @virtual
@@ -89,9 +94,9 @@ async def test_the_system_messages_that_are_kept_are_bounded() -> None:
         window_of(w, 1)
         await told(w, MAX_SYSTEM_MESSAGES + 5, "system")
         await told(w, WINDOW_MESSAGES)
-        history = await asked(w)
-        assert history[0] == "system 5"
-        assert history[MAX_SYSTEM_MESSAGES:] == [f"user {n}" for n in range(WINDOW_MESSAGES)]
+        given = await asked(w)
+        assert given[0] == "system 5"
+        assert given[MAX_SYSTEM_MESSAGES:] == [f"user {n}" for n in range(WINDOW_MESSAGES)]
 
 
 @virtual
@@ -111,6 +116,68 @@ async def test_a_long_conversation_is_whole_after_an_edit_and_a_regeneration() -
             assert [m.content for m in w.puppet.last.turn.history] == [f"user {n}" for n in range(300)]
             w.puppet.last.end()
             await settle()
+
+
+@virtual
+async def test_a_long_conversation_is_read_once() -> None:
+    """What one turn was given, the next continues, also with what came between; it weighs on the memory budget."""
+    async with world() as w:
+        window_of(w, 1_000_000)
+        await told(w, 1500)
+        expected = [f"user {n}" for n in range(1500)]
+        assert await asked(w) == expected
+        live = w.manager.peek(SessionKey("public", "s"))
+        assert live is not None
+        size, before = live.size, len(w.store.calls)
+        for n in range(3):
+            await told(w, n)
+            expected += ["now", "", *(f"user {m}" for m in range(n))]
+            assert await asked(w) == expected
+        assert {"messages", "system_messages"}.isdisjoint(w.store.calls[before:])
+        assert live.size > size > 1500 * MESSAGE_BYTES
+
+
+@virtual
+async def test_a_conversation_that_was_read_is_let_go() -> None:
+    """When it rests, when its branch or a message of it changes, and when another model has another window."""
+    async with world() as w:
+        window_of(w, 1_000_000)
+        await told(w, 300)
+        await asked(w)
+        live = w.manager.peek(SessionKey("public", "s"))
+        assert live is not None
+        answer = (await w.state("s"))["messages"][-1]
+
+        async def rest() -> None:
+            await advance(w.settings.log_idle_seconds + 60)
+
+        async def rate() -> None:
+            await w.turns.branches.rate(live, answer["id"], {"rating": "up"})
+
+        async def another() -> None:
+            window_of(w, 2_000_000)
+
+        for change in (rest, rate, another):
+            await change()
+            before = len(w.store.calls)
+            assert len(await asked(w)) >= 302
+            assert "messages" in w.store.calls[before:], change
+
+
+@virtual
+async def test_what_is_kept_for_a_small_model_is_read_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would grow for ever by what the model has no room for any more."""
+    monkeypatch.setattr(history, "FIRST_PAGE", 10)
+    async with world() as w:
+        window_of(w, 1)
+        await told(w, 1, "system")
+        await told(w, WINDOW_MESSAGES)
+        lengths = []
+        for _ in range(12):
+            given = await asked(w)
+            assert given[0] == "system 0"
+            lengths.append(len(given) - 1 - WINDOW_MESSAGES)
+        assert lengths == [0, 2, 4, 6, 8, 10] * 2
 
 
 @virtual

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from types import NoneType
 from typing import Any
 
 import pytest
 
 from chatserver.agents.base import AgentTurn
-from chatserver.errors import NotFound, StoreCorrupt, StoreFull, StoreUnavailable
+from chatserver.errors import Draining, NotFound, StoreCorrupt, StoreFull, StoreUnavailable
 from tests.core.puppets import Play
 from tests.core.tampered_store import WRITES
 from tests.core.virtual import advance, settle, virtual
@@ -374,6 +375,7 @@ def test_a_crash_on_either_side_of_a_commit_loses_nothing_acknowledged(method: s
             await settle()
             await w.kill()
             await asyncio.wait({doing})
+            assert isinstance(doing.exception(), NoneType if method == "finish_turn" else Draining)
             await w.start()
             await settle()
             if method == "start_turn" and side == "before":
