@@ -60,7 +60,7 @@ format: .venv/dev.stamp ## Format the Python code and sort its imports
 	@$(PY) -m ruff format .
 
 .PHONY: bench
-bench: .venv/dev.stamp ## Measure (ARGS names what; see benchmarks/README.md)
+bench: .venv/dev.stamp web/dist/index.html ## Measure (ARGS names what; see benchmarks/README.md)
 	@$(PY) -m benchmarks $(ARGS)
 
 .PHONY: campaign

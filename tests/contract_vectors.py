@@ -19,7 +19,7 @@ import orjson
 
 from chatserver import events as ev
 from chatserver.events import END_OF_FENCE, Event, Position, encode
-from chatserver.message import Approval, Message, Role, Status, ToolCall, ToolResult, Usage
+from chatserver.message import Approval, Message, Role, Status, ToolCall, ToolResult, TurnError, Usage
 from chatserver.state import WINDOW_MESSAGES, ChatState, QueuedTurn
 
 FOLDER = Path(__file__).parent / "contract"
@@ -179,7 +179,7 @@ def bad_ends() -> Writer:
     """A turn that failed half-way, one that was stopped, one that failed before its first word."""
     w = Writer("failed and interrupted turns", new_state())
     a = w.start("t1", message("u1", "user", "one"), "a1", 2)
-    error = {"code": "upstream_timeout", "title": "The model did not answer in time"}
+    error: TurnError = {"code": "upstream_timeout", "title": "The model did not answer in time"}
     w.tell(ev.TextDelta(SID, "t1", a, "Half an ans"))
     current = w.state.message(a)
     assert current is not None

@@ -52,6 +52,14 @@ def test_a_lock_holds_everything_asked_for(lock: str) -> None:
         assert all(version in requirement.specifier for version in versions), f"{requirement} against {versions}"
 
 
+@pytest.mark.parametrize("target", ["run", "bench", "campaign", "wheel", "web"])
+def test_what_shows_the_page_builds_it_first(target: str) -> None:
+    """A page that is older than its source is neither served nor measured."""
+    asked = ["make", "--dry-run", "--what-if=web/index.html", target]
+    told = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Building the page" in told.stdout
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """What a wheel is built from, without a page."""

@@ -20,6 +20,7 @@ from chatserver.message import Message, ToolCall, ToolResult, Usage
 from chatserver.state import WINDOW_MESSAGES, ChatState
 from tests.checker import reducer
 from tests.contract_vectors import FOLDER, SID, VECTORS, as_json, message, new_state, rendered
+from tests.contract_walks import Walk
 from tests.streams.live import Script, live_session
 
 FILES = sorted(FOLDER.glob("*.json"))
@@ -70,6 +71,22 @@ def test_the_checkers_reducer_gives_the_states_of_the_vectors(path: Path) -> Non
         else:
             reducer.apply(state, step["id"], copy.deepcopy(step["event"]))
         assert state == step["state"], step["id"]
+
+
+def test_the_checkers_reducer_gives_the_states_of_random_lives() -> None:
+    """Every kind of event among them; the page's gets them in its own tests, through connections that break."""
+    shown = set()
+    for seed in range(100):
+        vector = json.loads(orjson.dumps(Walk(seed).run().vector()))
+        state = vector["initial"]
+        for step in vector["steps"]:
+            shown.add(step["event"]["type"])
+            if step["event"]["type"] == "snapshot":
+                state = copy.deepcopy(step["event"]["state"])
+            else:
+                reducer.apply(state, step["id"], copy.deepcopy(step["event"]))
+            assert state == step["state"], (vector["name"], step["id"])
+    assert shown == {cls.type for cls in ev.Event.__args__} | {"snapshot"}
 
 
 # --- one event ---

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from chatserver import events as ev
 from chatserver.events import Position
 from chatserver.live_session import LiveSession
-from chatserver.message import Approval, Message, Outcome, Role, Status, ToolCall, ToolResult, Usage
+from chatserver.message import Approval, Message, Outcome, Role, Status, ToolCall, ToolResult, TurnError, Usage
 from chatserver.state import ChatState
 from chatserver.store.base import SessionKey, SessionRecord
 from chatserver.streams.memory import MemoryLog
@@ -154,7 +154,7 @@ class Script:
             self.live.append(ev.ApprovalResolved(self.sid, self.turn[0], approval_id, "expired"))
         outcomes: tuple[Outcome, ...] = ("completed", "interrupted", "failed")
         outcome = outcomes[self.choose(3)]
-        error = None
+        error: TurnError | None = None
         if outcome == "failed":
             error = {"code": "agent_error", "title": "The agent failed"}
             current = self.live.state.message(self.turn[1])

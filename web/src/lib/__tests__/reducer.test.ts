@@ -1,31 +1,16 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { resolve } from "node:path";
-
 import { describe, expect, it } from "vitest";
 
 import type { ChatState, NumberedEvent } from "../protocol.ts";
 import { apply, WINDOW_MESSAGES } from "../reducer.ts";
 import { chatState, FakeLog, message, SESSION, turn } from "./fakes.ts";
+import { vectors } from "./server.ts";
 
-interface Vector {
-  readonly name: string;
-  readonly initial: ChatState;
-  readonly steps: readonly { readonly id: string; readonly event: NumberedEvent; readonly state: ChatState }[];
-}
-
-// Written by the server's own tests: vitest runs in web/, they lie beside it.
-const CONTRACT = resolve(process.cwd(), "../tests/contract");
-const vectors = existsSync(CONTRACT) ? readdirSync(CONTRACT).filter((name) => name.endsWith(".json")) : [];
-
-describe.runIf(vectors.length > 0)("the vectors shared with chatserver/state.py", () => {
-  it.each(vectors)("gives the server's state after every step of %s", (file) => {
-    const read: unknown = JSON.parse(readFileSync(resolve(CONTRACT, file), "utf8"));
-    for (const vector of (Array.isArray(read) ? read : [read]) as Vector[]) {
-      let state = vector.initial;
-      for (const step of vector.steps) {
-        state = apply(state, step.id, step.event);
-        expect(state, `${vector.name} at ${step.id}`).toEqual(step.state);
-      }
+describe("the vectors shared with chatserver/state.py", () => {
+  it.each(vectors())("gives the server's state after every step of $name", ({ initial, steps }) => {
+    let state = initial;
+    for (const step of steps) {
+      state = apply(state, step.id, step.event);
+      expect(state, `at ${step.id}`).toEqual(step.state);
     }
   });
 });
