@@ -246,7 +246,7 @@ class Islands:
 
     async def _begin(self, person: Person) -> None:
         """Leave nothing of a round before; make the session that stays, for others to ask for, and follow it."""
-        for session_id in person.sessions:
+        for session_id in (*person.sessions, *person.passing):
             await self.ask(person, "DELETE", f"/api/llm/sessions/{session_id}")
         for forgotten in (person.sessions, person.passing, person.followed):
             forgotten.clear()
