@@ -47,8 +47,8 @@ class Entry(Protocol):
     @property
     def settings(self) -> ModelSettings: ...
 
-    def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
-        """A place among the model's concurrent turns; waits for one."""
+    def slot(self, tenant: str) -> AbstractAsyncContextManager[Entry]:
+        """A place among the model's concurrent turns; waits for one. It may be at a model that answers for this one."""
 
 
 async def pump(
@@ -72,8 +72,8 @@ async def pump(
         run.finish("failed", _told(error))
 
     try:
-        async with entry.slot(run.live.key.tenant):
-            items = entry.agent.run(_turn(run, entry, await history()))
+        async with entry.slot(run.live.key.tenant) as there:
+            items = there.agent.run(_turn(run, there, await history()))
             try:
                 await _answer(items, run, settings.max_answer_chars, pace)
                 run.finish("completed")

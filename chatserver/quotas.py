@@ -176,9 +176,9 @@ class Refused:
         self.agent = self
         self._reason = reason
 
-    def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
+    def slot(self, tenant: str) -> AbstractAsyncContextManager[Refused]:
         """It needs no place."""
-        return nullcontext()
+        return nullcontext(self)
 
     def run(self, turn: AgentTurn) -> AsyncIterator[AgentEvent]:
         return self

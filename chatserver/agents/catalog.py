@@ -1,7 +1,8 @@
 """Catalog: the models that sessions can name (spec V6), and which one answers.
 
 Invariants: never empty, and its default always exists; a key is read here once, handed to its agent and never shown; a
-model falls back to another only while nothing of its answer was given out. Made once at start, immutable then.
+model falls back to another only while nothing of its answer was given out, and only to one that the tenant may use.
+Made once at start, immutable then.
 
 Concrete agents come in through `Factories`; this module knows only what an agent is.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
@@ -47,7 +49,7 @@ class Factories:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model as turns use it. `agent` includes the fallback."""
+    """A model as turns use it. `agent` includes the fallback, which is `then`."""
 
     settings: ModelSettings
     kind: Kind
@@ -55,6 +57,7 @@ class Entry:
     offers_tools: bool = True
     missing_api_key: bool = False
     fallback: str | None = None
+    then: Entry | None = None
     slots: Slots | None = None
     tenants: frozenset[str] = frozenset()
 
@@ -62,9 +65,51 @@ class Entry:
         """Whether that tenant may name it; without a list everybody may."""
         return not self.tenants or tenant in self.tenants
 
-    def slot(self, tenant: str) -> AbstractAsyncContextManager[None]:
-        """A place among the model's concurrent turns; waits for one. See Slots.held."""
-        return self.slots.held(tenant) if self.slots is not None else _free()
+    def next_for(self, tenant: str) -> Entry | None:
+        """The model that answers for this one: the first one down the chain that the tenant may use."""
+        then = self.then
+        while then is not None and not then.serves(tenant):
+            then = then.then
+        return then
+
+    def slot(self, tenant: str) -> AbstractAsyncContextManager[Entry]:
+        """A place among the model's concurrent turns; waits for one. Where too many wait already, one at the model that
+        answers for it.
+
+        Gives (entering): the model at which the place is.
+        Raises (entering): AgentError (`model_busy`). Cancelling while it waits is safe.
+        """
+        return _Place(self, tenant)
+
+
+class _Place:
+    """One turn's place, from entering until leaving. A class: a generator's frame costs three times as much."""
+
+    __slots__ = ("_entry", "_tenant")
+
+    def __init__(self, entry: Entry, tenant: str) -> None:
+        self._entry = entry
+        self._tenant = tenant
+
+    async def __aenter__(self) -> Entry:
+        while True:
+            entry = self._entry
+            if entry.slots is None:
+                return entry
+            try:
+                await entry.slots.take(self._tenant)
+                return entry
+            except AgentError:
+                then = entry.next_for(self._tenant)
+                if then is None:
+                    raise
+                self._entry = then
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._entry.slots is not None:
+            self._entry.slots.give()
 
 
 class Catalog:
@@ -96,10 +141,13 @@ class Catalog:
         return next((entry for entry in self._entries.values() if entry.serves(tenant)), _NOTHING)
 
     def titling(self, tenant: str, model_id: str | None) -> Entry | None:
-        """The language model that a session's turns use; None where an agent of another kind answers it, which would
-        take the question for a title as a user's message."""
+        """The language model that a session's turns use, without those that answer for it; None where an agent of
+        another kind answers it, which would take the question for a title as a user's message."""
         entry = self.resolve(tenant, model_id)
-        return entry if entry.kind == "openai" and not entry.missing_api_key else None
+        if entry.kind != "openai" or entry.missing_api_key:
+            return None
+        agent = entry.agent.first if isinstance(entry.agent, _WithFallback) else entry.agent
+        return replace(entry, agent=agent, then=None)
 
     def missing_api_key(self, tenant: str, model_id: str | None) -> bool:
         """Whether turns of this model would fail for want of a key."""
@@ -112,20 +160,20 @@ class Catalog:
 
     def models(self, tenant: str) -> list[dict[str, Any]]:
         """The public list for that tenant, its default first; no key, no address, no tenants."""
-        ids = self.ids(tenant)
+        entries = [self.resolve(tenant, i) for i in self.ids(tenant)]
         return [
             {
                 "id": entry.settings.id,
                 "name": entry.settings.name,
                 "kind": entry.kind,
-                "default": entry.settings.id == ids[0],
+                "default": entry is entries[0],
                 "context_tokens": entry.settings.context_tokens,
                 "max_output_tokens": entry.settings.max_output_tokens,
                 "tools": entry.offers_tools,
-                "fallback": entry.fallback if entry.fallback in ids else None,
+                "fallback": then.settings.id if (then := entry.next_for(tenant)) is not None else None,
                 "missing_api_key": entry.missing_api_key,
             }
-            for entry in (self.resolve(tenant, i) for i in ids)
+            for entry in entries
         ]
 
     async def close(self) -> None:
@@ -212,7 +260,8 @@ def _with_fallbacks(entries: Mapping[str, Entry], log: FilteringBoundLogger) -> 
                 if entry.fallback not in entries:
                     raise StartupError(f"model {model_id!r} falls back to {entry.fallback!r}, which is no model")
                 then = finish(entry.fallback, (*seen, model_id))
-                entry = replace(entry, agent=_WithFallback(entry.agent, then, log))
+                entry = replace(entry, then=then)
+                entry = replace(entry, agent=_WithFallback(entry, log))
             finished[model_id] = entry
         return finished[model_id]
 
@@ -220,29 +269,34 @@ def _with_fallbacks(entries: Mapping[str, Entry], log: FilteringBoundLogger) -> 
 
 
 class _WithFallback:
-    """An agent, and another model that answers where it fails before it has begun."""
+    """A model's agent, `first`, and the models that answer where it fails before it has begun.
 
-    def __init__(self, agent: Agent, then: Entry, log: FilteringBoundLogger) -> None:
-        self._agent = agent
-        self._then = then
+    Args:
+        entry: the model, its agent still alone.
+    """
+
+    def __init__(self, entry: Entry, log: FilteringBoundLogger) -> None:
+        self.first = entry.agent
+        self._entry = entry
         self._log = log
 
     async def run(self, turn: AgentTurn) -> AsyncGenerator[AgentEvent, None]:
         begun = False
         try:
-            async with _closing(self._agent.run(turn)) as events:
+            async with _closing(self.first.run(turn)) as events:
                 async for event in events:
                     begun = True
                     yield event
             return
         except AgentError as error:
-            if begun:
+            then = self._entry.next_for(turn.tenant)
+            if begun or then is None:
                 raise
-            self._log.warning(
-                "model_falls_back", model=turn.model.id, to=self._then.settings.id, code=error.narrow_code
-            )
-        then = self._then
-        async with then.slot(turn.tenant), _closing(then.agent.run(replace(turn, model=then.settings))) as events:
+            self._log.warning("model_falls_back", model=turn.model.id, to=then.settings.id, code=error.narrow_code)
+        async with (
+            then.slot(turn.tenant) as there,
+            _closing(there.agent.run(replace(turn, model=there.settings))) as events,
+        ):
             async for event in events:
                 yield event
 
@@ -279,8 +333,3 @@ async def _closing(events: AsyncIterator[AgentEvent]) -> AsyncIterator[AsyncIter
     finally:
         if (aclose := getattr(events, "aclose", None)) is not None:
             await aclose()
-
-
-@asynccontextmanager
-async def _free() -> AsyncIterator[None]:
-    yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from types import TracebackType
 
 from chatserver.errors import AgentError
 
@@ -43,19 +42,15 @@ class Slots:
         """Turns in the room now."""
         return self._waiting
 
-    def held(self, tenant: str) -> Held:
-        """A place, for as long as the context lasts; waits for one.
+    async def take(self, tenant: str) -> None:
+        """Get a place, which the caller owes a `give`; waits for one.
 
         Args:
             tenant: whose turn it is.
-        Raises (entering):
+        Raises:
             AgentError: `model_busy`, the room is full, and no other tenant has more turns in it.
         Cancelling while it waits is safe.
         """
-        return Held(self, tenant)
-
-    async def take(self, tenant: str) -> None:
-        """Get a place, which `give` gives back; see `held`."""
         if self._taken < self._limit:
             self._taken += 1
             return
@@ -109,24 +104,6 @@ class Slots:
             self._waiting -= 1
             if not tickets:
                 del self._tenants[tenant]
-
-
-class Held:
-    """One turn's place, from entering until leaving. A class: a generator's frame costs three times as much."""
-
-    __slots__ = ("_slots", "_tenant")
-
-    def __init__(self, slots: Slots, tenant: str) -> None:
-        self._slots = slots
-        self._tenant = tenant
-
-    async def __aenter__(self) -> None:
-        await self._slots.take(self._tenant)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._slots.give()
 
 
 def _busy() -> AgentError:

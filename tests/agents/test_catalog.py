@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,8 +79,8 @@ def build(
     return build_catalog(Settings(models=models, **fields), discovered, factories, environ or {}, LOG)
 
 
-async def answer(catalog: Catalog, model_id: str | None = None) -> list[AgentEvent]:
-    return [event async for event in catalog.resolve("t", model_id).agent.run(turn("hi"))]
+async def answer(catalog: Catalog, model_id: str | None = None, tenant: str = "t") -> list[AgentEvent]:
+    return [event async for event in catalog.resolve(tenant, model_id).agent.run(replace(turn("hi"), tenant=tenant))]
 
 
 # --- which models there are ---
@@ -285,6 +287,55 @@ async def test_an_interrupt_reaches_the_model_that_answers() -> None:
     assert slots.running == 0
 
 
+async def test_a_full_room_is_answered_for_too() -> None:
+    """V6: also where the newest turn of one tenant has to make room for another's; nobody's place is lost."""
+    catalog = build(
+        model("a", fallback="b", max_concurrent_turns=1, max_waiting_turns=2), model("b", max_concurrent_turns=9)
+    )
+    a, b = catalog.resolve("t", "a"), catalog.resolve("t", "b")
+    assert a.slots is not None
+    assert b.slots is not None
+    go, at = asyncio.Event(), []
+
+    async def one(tenant: str) -> None:
+        async with a.slot(tenant) as there:
+            at.append((tenant, there.settings.id))
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for tenant in ("big", "big", "big", "big", "small"):
+            group.create_task(one(tenant))
+            await asyncio.sleep(0)
+        while a.slots.waiting < 2 or b.slots.running < 2:
+            await asyncio.sleep(0)
+        assert at == [("big", "a"), ("big", "b"), ("big", "b")]
+        go.set()
+    assert at[3:] == [("big", "a"), ("small", "a")]
+    assert (a.slots.running, b.slots.running) == (0, 0)
+
+    last = build(model("a", fallback="b", max_concurrent_turns=1, max_waiting_turns=1), model("b", tenants=("acme",)))
+    slots = last.resolve("t", "a").slots
+    assert slots is not None
+    async with held(slots, "t"), asyncio.TaskGroup() as group:
+        waiting = group.create_task(slots.take("t"))
+        await asyncio.sleep(0)
+        with pytest.raises(AgentError) as caught:
+            async with last.resolve("t", "a").slot("t"):
+                raise AssertionError("there was no place")
+        assert caught.value.narrow_code == "model_busy"
+        waiting.cancel()
+
+
+async def test_a_title_is_asked_of_the_model_itself() -> None:
+    """What answers for it may be no language model, which would take the question for a user's message."""
+    catalog = build(model("a", fallback="docs"), agents={"a": Scripted(DOWN)})
+    asked = catalog.titling("t", "a")
+    assert asked is not None
+    assert asked.next_for("t") is None
+    with pytest.raises(AgentError, match="down"):
+        await anext(asked.agent.run(turn("a title, please")))
+
+
 # --- tenants ---
 
 
@@ -311,7 +362,36 @@ async def test_a_tenant_without_any_model_is_told_so() -> None:
     assert failed.value.narrow_code == "no_model"
 
 
+async def test_a_fallback_that_the_tenant_may_not_use_is_passed_over() -> None:
+    """V6: what follows it in the chain answers; where nothing does, the failure is told."""
+    agents = {"a": Scripted("of acme"), "b": Scripted(DOWN), "c": Scripted(DOWN)}
+    catalog = build(
+        model("b", fallback="a"),
+        model("c", fallback="a"),
+        model("a", tenants=("acme",), fallback="docs"),
+        agents=dict(agents),
+    )
+    assert await answer(catalog, "c", tenant="acme") == ["of acme"]
+    assert await answer(catalog, "c", tenant="other") == ["docs True"]
+    assert [m["fallback"] for m in catalog.models("other")] == ["docs", "docs", None]
+
+    alone = build(model("b", fallback="a"), model("a", tenants=("acme",)), agents=dict(agents), docs=False)
+    with pytest.raises(AgentError, match="down"):
+        await answer(alone, "b", tenant="other")
+    assert len(agents["a"].turns) == 1
+
+
 # --- places ---
+
+
+@asynccontextmanager
+async def held(slots: Slots, tenant: str) -> AsyncIterator[None]:
+    """A place while the block runs."""
+    await slots.take(tenant)
+    try:
+        yield
+    finally:
+        slots.give()
 
 
 async def test_turns_over_the_limit_wait_in_order() -> None:
@@ -321,7 +401,7 @@ async def test_turns_over_the_limit_wait_in_order() -> None:
     release = [asyncio.Event() for _ in range(3)]
 
     async def one(number: int) -> None:
-        async with slots.held("t"):
+        async with held(slots, "t"):
             order.append(number)
             await release[number].wait()
 
@@ -340,13 +420,13 @@ async def test_turns_over_the_limit_wait_in_order() -> None:
 async def test_a_full_room_refuses_by_name() -> None:
     """Nothing waits in a queue that nobody bounds."""
     slots = Slots(limit=1, room=0)
-    async with slots.held("t"):
+    async with held(slots, "t"):
         with pytest.raises(AgentError) as caught:
-            async with slots.held("t"):
+            async with held(slots, "t"):
                 raise AssertionError("there was no place")
 
     assert caught.value.narrow_code == "model_busy"
-    async with slots.held("t"):
+    async with held(slots, "t"):
         assert slots.running == 1
 
 
@@ -356,12 +436,12 @@ async def held_in_order(slots: Slots, tenants: Iterable[str]) -> list[str]:
 
     async def one(tenant: str) -> None:
         try:
-            async with slots.held(tenant):
+            async with held(slots, tenant):
                 order.append(tenant)
         except AgentError as error:
             order.append(f"{tenant}: {error.narrow_code}")
 
-    async with asyncio.TaskGroup() as group, slots.held("first"):
+    async with asyncio.TaskGroup() as group, held(slots, "first"):
         for tenant in tenants:
             group.create_task(one(tenant))
             await asyncio.sleep(0)
@@ -398,7 +478,7 @@ async def test_no_place_is_ever_lost_or_given_twice(steps: list[tuple[str, int]]
     tasks: dict[int, asyncio.Task[None]] = {}
 
     async def one(number: int) -> None:
-        async with slots.held(f"tenant-{number % 3}"):
+        async with held(slots, f"tenant-{number % 3}"):
             inside.add(number)
             try:
                 await leave[number].wait()

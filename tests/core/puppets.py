@@ -107,9 +107,9 @@ class FakeEntry:
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1000))
 
     @asynccontextmanager
-    async def slot(self, _tenant: str) -> AsyncIterator[None]:
+    async def slot(self, _tenant: str) -> AsyncIterator[FakeEntry]:
         async with self.slots:
-            yield
+            yield self
 
 
 class FakeModels:
