@@ -74,10 +74,12 @@ class TurnUpkeep:
     async def _resume_queues(self, keys: tuple[SessionKey, ...]) -> None:
         waiting = deque(keys)
         while waiting and not self._under_way.draining:
-            if len(self._under_way.runs) >= self._settings.max_running_turns:
+            places = self._settings.max_running_turns
+            key = next((key for key in waiting if self._under_way.has_room(key.tenant, places)), None)
+            if key is None:
                 await self._clock.sleep(RESUME_SECONDS)
                 continue
-            key = waiting.popleft()
+            waiting.remove(key)
             try:
                 live = await self._manager.pin(key)
             except ChatServerError as error:  # one that can't be read now must not hold up the others

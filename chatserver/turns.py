@@ -199,7 +199,7 @@ class TurnRunner:
 
     def _check_room(self, live: LiveSession, on_busy: OnBusy, *, idle: bool) -> None:
         if idle:
-            if self.running >= self._settings.max_running_turns:
+            if not self._under_way.has_room(live.key.tenant, self._settings.max_running_turns):
                 raise Unavailable("too many turns are running on this server", code="too_many_turns")
         elif on_busy == "reject" and live.run is not None:
             raise Conflict("a turn is running in this session", code="busy")

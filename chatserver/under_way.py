@@ -9,6 +9,7 @@ It starts and ends no turn (turn_life.py).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +21,10 @@ from chatserver.session_manager import SessionManager
 from chatserver.tasks import Supervisor
 
 T = TypeVar("T")
+
+# A tenant may have so many times as many turns as there are places left for others: nine tenths of all where it is
+# alone, and all the same where many want more. However many turns one has waiting, another's first finds a place.
+TIMES_THE_FREE = 9
 
 
 class UnderWay:
@@ -36,6 +41,7 @@ class UnderWay:
         self._idle = asyncio.Event()
         self._idle.set()
         self.runs: set[Run] = set()
+        self._of_tenant: Counter[str] = Counter()
         self.draining = False
         self.closing = False  # the drain's time is over: what starts now is interrupted at once
 
@@ -78,17 +84,26 @@ class UnderWay:
         run.live.run = run
         run.live.pins += 1
         self.runs.add(run)
+        self._of_tenant[run.live.key.tenant] += 1
         self._idle.clear()
 
     def ended(self, run: Run) -> None:
         """The turn is over, whatever became of it; idempotent."""
         if run in self.runs:
             self.runs.discard(run)
+            tenant = run.live.key.tenant
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]
             run.live.run = None
             self._manager.unpin(run.live)
         if not run.ended.done():
             run.ended.set_result(None)
         self._check_idle()
+
+    def has_room(self, tenant: str, places: int) -> bool:
+        """Whether one more turn of that tenant may run, where there are so many places for the turns of all."""
+        return self._of_tenant[tenant] < TIMES_THE_FREE * (places - len(self.runs))
 
     def _check_idle(self) -> None:
         if not self.runs and not self._changes:

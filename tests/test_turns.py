@@ -12,7 +12,7 @@ from chatserver.errors import Conflict, NotFound, RateLimited, Unavailable
 from chatserver.message import ToolResult
 from tests.core.puppets import Play
 from tests.core.virtual import advance, settle, virtual
-from tests.core.world import NOBODY, World, world
+from tests.core.world import NOBODY, World, visitor, world
 
 
 @virtual
@@ -363,6 +363,28 @@ async def test_more_turns_than_allowed_are_refused() -> None:
         w.puppet.last.end()
         await settle()
         await w.chat("c", "one")
+
+
+@virtual
+async def test_one_tenant_does_not_take_all_turns() -> None:
+    """However many it would have, others find places; what ends is theirs first."""
+    acme = visitor("ann", "acme")
+    async with world(max_running_turns=40, session_creations_per_minute=1000) as w:
+        for n in range(36):
+            await w.chat(f"s{n}", "one", acme)
+        with pytest.raises(Unavailable) as refused:
+            await w.chat("more", "one", acme)
+        assert refused.value.narrow_code == "too_many_turns"
+        await w.chat("s", "one", visitor("bob", "other"))
+        await w.chat("s", "one", visitor("eve", "third"))
+        await settle()
+        w.puppet.turns[0].end()
+        await settle()
+        with pytest.raises(Unavailable):
+            await w.chat("more", "one", acme)
+        for n in range(3):
+            await w.chat(f"t{n}", "one", visitor("bob", "other"))
+        assert w.turns.running == 40
 
 
 @virtual

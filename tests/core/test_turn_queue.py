@@ -10,7 +10,7 @@ import pytest
 from chatserver.errors import Conflict, NotFound, RateLimited, StoreFull, StoreUnavailable
 from tests.core.readers import Reader
 from tests.core.virtual import advance, settle, virtual
-from tests.core.world import World, world
+from tests.core.world import World, visitor, world
 
 
 def waiting(reader: Reader) -> list[tuple[int, str]]:
@@ -456,6 +456,35 @@ async def test_a_queue_whose_model_cannot_be_resolved_rests_and_holds_nobody_up(
         w.turns._life._resolve_model = w.models.resolve  # type: ignore[assignment]
         await advance(1)
         assert asked(reader) == ["one", "two"]
+
+
+@virtual
+async def test_after_a_crash_one_tenants_queues_do_not_hold_up_anothers() -> None:
+    """Those of a tenant that has its share wait; the others' go on."""
+    acme, other = visitor("ann", "acme"), visitor("bob", "other")
+    async with world(max_running_turns=100, session_creations_per_minute=1000) as w:
+        for n in range(20):
+            await w.chat(f"a{n}", "first", acme)
+            await w.chat(f"a{n}", "second", acme)
+        await w.chat("z", "first", other)
+        await w.chat("z", "second", other)
+        await settle()
+        await w.kill()
+        w.settings = w.settings.model_copy(update={"max_running_turns": 10})
+        await w.start()
+        await advance(1)
+        assert w.turns.running == 10
+        assert (await w.state("z", other))["is_processing"]
+        for strings in list(w.puppet.turns):
+            strings.end()
+        await advance(1)
+        for _ in range(3):
+            for strings in list(w.puppet.turns):
+                strings.end()
+            await advance(1)
+        assert w.turns.running == 0
+        for n in range(20):
+            assert (await w.state(f"a{n}", acme))["queue"] == []
 
 
 @virtual
