@@ -46,6 +46,8 @@ class Run:
         "_last_flush",
         "_on_first",
         "_pending",
+        "_reasoned_seconds",
+        "_reasoning_since",
         "_unsaved",
         "agent_closing",
         "answer",
@@ -104,6 +106,8 @@ class Run:
         self._pending: list[str] = []
         self._kind: type[ev.TextDelta] | type[ev.ReasoningDelta] = ev.TextDelta
         self._last_flush = float("-inf")
+        self._reasoned_seconds = 0.0
+        self._reasoning_since: float | None = None
         self._unsaved: list[tuple[str, Any]] = []
 
     @property
@@ -133,6 +137,10 @@ class Run:
         if kind is not self._kind:
             self.flush(now)
             self._kind = kind
+            if kind is ev.TextDelta:
+                self._tell_reasoned(now)
+        if kind is ev.ReasoningDelta and self._reasoning_since is None:
+            self._reasoning_since = now
         pending = self._pending
         if pending:
             pending.append(text)
@@ -153,6 +161,21 @@ class Run:
             self._last_flush = now
             self._say(text)
 
+    def _tell_reasoned(self, now: float) -> None:
+        """Where reasoning has just ended: put into the answer how long all of it took, in milliseconds.
+
+        Events carry no times, and a tab that comes later could not measure it.
+        """
+        since, self._reasoning_since = self._reasoning_since, None
+        if since is None or self.closed:
+            return
+        answer = self.live.state.message(self.answer_id) or self.answer
+        self._reasoned_seconds += now - since
+        told = {"reasoning_ms": round(self._reasoned_seconds * 1000)}
+        answer = replace(answer, metadata={**answer.metadata, **told})
+        self.live.append(ev.MessageUpdated(self.session_id, answer, self.turn_id))
+        self._unsaved.append(("metadata", told))
+
     def _say(self, text: str) -> None:
         if self.closed:
             return
@@ -167,8 +190,10 @@ class Run:
         """
         if self.closed:
             return
-        self.flush(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self.flush(now)
         if type(event) is ev.ToolCalled:
+            self._tell_reasoned(now)
             event = replace(event, call=replace(event.call, offset=self.live.state.answer_characters))
             self._unsaved.append(("call", event.call))
         elif type(event) is ev.ToolReturned:
@@ -200,7 +225,9 @@ class Run:
 
     def close(self) -> None:
         """Flush, withdraw open approvals, and let nothing more through."""
-        self.flush(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self.flush(now)
+        self._tell_reasoned(now)
         for approval_id in self.tools.open_approvals():
             self.live.append(ev.ApprovalResolved(self.session_id, self.turn_id, approval_id, "expired"))
         self.closed = True

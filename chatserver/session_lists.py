@@ -13,6 +13,7 @@ from chatserver.errors import Conflict, NotFound
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
 from chatserver.session_limits import Caller
+from chatserver.session_manager import SessionManager
 from chatserver.session_rules import check_project_id
 from chatserver.store.base import (
     ProjectSummary,
@@ -30,9 +31,10 @@ from chatserver.usage import day_of
 class SessionLists:
     """See the module."""
 
-    def __init__(self, clock: Clock, store: Store) -> None:
+    def __init__(self, clock: Clock, store: Store, manager: SessionManager) -> None:
         self._clock = clock
         self._store = store
+        self._manager = manager
 
     async def list_sessions(
         self,
@@ -64,6 +66,11 @@ class SessionLists:
             query=(query or "").strip() or None,
         )
         return await self._store.list_sessions(where, limit=limit, offset=offset, after=after)
+
+    def activity(self, key: SessionKey) -> tuple[bool, int]:
+        """Whether a turn runs in a session now, and how many of its tool calls wait for a person."""
+        live = self._manager.peek(key)
+        return (False, 0) if live is None else (live.state.is_processing, len(live.state.pending_approvals))
 
     async def list_projects(self, caller: Caller) -> tuple[ProjectSummary, ...]:
         """The projects that hold sessions of the caller."""

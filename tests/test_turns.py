@@ -219,6 +219,56 @@ async def test_text_and_reasoning_keep_their_order() -> None:
 
 
 @virtual
+async def test_an_answer_tells_how_long_it_reasoned() -> None:
+    """All its reasoning together, from the first piece to what came then; told when that has ended, and stored, so that
+    a tab that comes later has it too."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "hello")
+        await advance(5)  # waiting for the model is no reasoning
+        agent = w.puppet.last
+        agent.say(Reasoning("r1"))
+        await advance(1.5)
+        agent.say(Reasoning("r2"))
+        await advance(0.5)
+        assert reader.state["messages"][-1]["metadata"] == {}
+        agent.say("t1")
+        await settle()
+        assert reader.state["messages"][-1]["metadata"] == {"reasoning_ms": 2000}
+        await advance(3)
+        agent.say(Reasoning("r3"))
+        await advance(1)
+        late = await w.reader("s")
+        assert late.state["messages"][-1]["metadata"] == {"reasoning_ms": 2000}
+        agent.end()
+        await settle()
+        for each in (reader, late):
+            answer = each.state["messages"][-1]
+            assert (answer["status"], answer["metadata"]) == ("completed", {"reasoning_ms": 3000})
+        await w.kill()
+        await w.start()
+        again = await w.reader("s")
+        assert again.state["messages"][-1]["metadata"] == {"reasoning_ms": 3000}
+
+
+@virtual
+async def test_a_crash_keeps_how_long_an_answer_had_reasoned() -> None:
+    """It is checkpointed with the words."""
+    async with world() as w:
+        await w.chat("s", "hello")
+        await settle()
+        w.puppet.last.say(Reasoning("hm"))
+        await advance(2)
+        w.puppet.last.say("so")
+        await advance(2)
+        await w.kill()
+        await w.start()
+        reader = await w.reader("s")
+        answer = reader.state["messages"][-1]
+        assert (answer["status"], answer["metadata"]) == ("interrupted", {"reasoning_ms": 2000})
+
+
+@virtual
 async def test_what_waits_for_the_flush_is_told_before_the_end() -> None:
     """The terminal event is the last of its turn, whatever was still pending."""
     async with world() as w:

@@ -306,10 +306,16 @@ class SessionDeletion(TypedDict):
     deleted: bool
 
 
-class ListedSession(Session):
-    """A line of a list: the record, and the beginning of its newest message."""
+class Listed(TypedDict):
+    """What a line of a list has besides the record: the beginning of the newest message, and what goes on there now."""
 
     last_message_preview: str | None
+    is_processing: bool
+    pending_approvals: int
+
+
+class ListedSession(Session, Listed):
+    """A line of a project's list."""
 
 
 class Project(TypedDict):
@@ -416,10 +422,8 @@ class LlmSession(TypedDict):
     model: str | None
 
 
-class ListedLlmSession(LlmSession):
-    """A line of a list: the record, and the beginning of its newest message."""
-
-    last_message_preview: str | None
+class ListedLlmSession(LlmSession, Listed):
+    """A line of the list."""
 
 
 class LlmCreated(TypedDict):

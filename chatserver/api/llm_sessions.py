@@ -9,7 +9,7 @@ from aiohttp import web
 from chatserver.api.answers import json_response, tell_session, tell_session_id
 from chatserver.api.reading import caller_of, explicit_session_id, read_body, read_query
 from chatserver.api.record_schemas import MAX_PAGE, LlmCreateBody, LlmGetQuery, LlmListQuery, LlmUpdateBody
-from chatserver.api.records import message_wire, session_wire
+from chatserver.api.records import listed_wire, message_wire, session_wire
 from chatserver.api.services import services
 from chatserver.principal import Principal
 from chatserver.session_rules import NewSession
@@ -65,10 +65,11 @@ async def create(request: web.Request) -> web.Response:
 async def list_sessions(request: web.Request) -> web.Response:
     """`GET /api/llm/sessions`: list or search the caller's, newest first."""
     query, caller = read_query(request, LlmListQuery), caller_of(request)
-    found = await services(request).sessions.lists.list_sessions(
+    lists = services(request).sessions.lists
+    found = await lists.list_sessions(
         caller, include_inactive=query.include_archived, query=query.q, limit=query.limit, offset=query.offset
     )
-    data = [{**_wire(caller.principal, s.record), "last_message_preview": s.last_message_preview} for s in found]
+    data = [{**_wire(caller.principal, s.record), **listed_wire(lists, s)} for s in found]
     return json_response(
         {"success": True, "data": data, "count": len(data), "limit": query.limit, "offset": query.offset}
     )

@@ -19,7 +19,7 @@ from chatserver.api.record_schemas import (
     ProjectSessionBody,
     SessionUpdateBody,
 )
-from chatserver.api.records import cursor_of, message_wire, place_of, session_wire, summary_wire
+from chatserver.api.records import cursor_of, listed_wire, message_wire, place_of, session_wire
 from chatserver.api.route import JSON
 from chatserver.api.services import services
 from chatserver.clock import rfc3339
@@ -86,7 +86,8 @@ async def create(request: web.Request) -> web.Response:
 async def list_sessions(request: web.Request) -> web.Response:
     """`GET …/sessions`: list or search the caller's, newest first; the header `Link` says where it goes on."""
     query = read_query(request, ListQuery)
-    found = await services(request).sessions.lists.list_sessions(
+    lists = services(request).sessions.lists
+    found = await lists.list_sessions(
         caller_of(request),
         project_id=_project(request),
         include_inactive=query.include_inactive,
@@ -95,7 +96,7 @@ async def list_sessions(request: web.Request) -> web.Response:
         offset=query.offset,
         after=None if query.cursor is None else place_of(query.cursor),
     )
-    response = json_response([summary_wire(s) for s in found[: query.limit]])
+    response = json_response([{**session_wire(s.record), **listed_wire(lists, s)} for s in found[: query.limit]])
     if len(found) > query.limit:
         cursor = cursor_of(found[query.limit - 1].record)
         further = request.rel_url.update_query(cursor=cursor).without_query_params("offset")

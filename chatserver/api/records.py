@@ -13,6 +13,7 @@ from chatserver.api.reading import SESSION_COOKIE, is_secure
 from chatserver.clock import rfc3339
 from chatserver.errors import FieldError, InvalidFields
 from chatserver.message import Message
+from chatserver.session_lists import SessionLists
 from chatserver.store.base import SessionRecord, SessionSummary
 
 
@@ -34,9 +35,14 @@ def session_wire(record: SessionRecord) -> dict[str, Any]:
     }
 
 
-def summary_wire(summary: SessionSummary) -> dict[str, Any]:
-    """A line of a list: the record and the beginning of its newest message (spec P2)."""
-    return {**session_wire(summary.record), "last_message_preview": summary.last_message_preview}
+def listed_wire(lists: SessionLists, summary: SessionSummary) -> dict[str, Any]:
+    """What a line of a list has besides the record: the beginning of the newest message (spec P2), and what goes on."""
+    is_processing, pending_approvals = lists.activity(summary.record.key)
+    return {
+        "last_message_preview": summary.last_message_preview,
+        "is_processing": is_processing,
+        "pending_approvals": pending_approvals,
+    }
 
 
 def message_wire(message: Message, record: SessionRecord) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def with_chunks(answer: Message, bodies: Iterable[bytes]) -> Message:
     """
     text, reasoning = [answer.content], [answer.reasoning]
     calls: list[ToolCall] = list(answer.tool_calls)
+    metadata = dict(answer.metadata)
     for body in bodies:
         for kind, value in orjson.loads(body):
             match kind:
@@ -78,6 +79,10 @@ def with_chunks(answer: Message, bodies: Iterable[bytes]) -> Message:
                 case "result":
                     result = ToolResult(**value["result"])
                     calls = [replace(c, result=result) if c.id == value["id"] else c for c in calls]
+                case "metadata":
+                    metadata |= value
                 case _:
                     raise StoreCorrupt(f"a checkpoint holds a piece of unknown kind {kind!r}")
-    return replace(answer, content="".join(text), reasoning="".join(reasoning), tool_calls=tuple(calls))
+    return replace(
+        answer, content="".join(text), reasoning="".join(reasoning), tool_calls=tuple(calls), metadata=metadata
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import Api, Serve
-from tests.api.test_projects import Person, person_of
+from tests.api.test_projects import LISTED_FIELDS, Person, person_of
 from tests.checker import Checker
 
 pytestmark = pytest.mark.both_loops
@@ -147,6 +147,23 @@ async def test_create_answers_with_record_id_and_thread(person: Person) -> None:
     assert await person.ask("POST", SESSIONS, again) == (200, named)
 
 
+async def test_a_list_tells_where_an_answer_is_being_written(person: Person) -> None:
+    """In both lists, while it is; for a page that was opened after it had begun."""
+    running, idle = [(await create(person))["session_id"] for _ in range(2)]
+    _, sent = await person.ask("POST", "/api/chat", {"session_id": running, "message": "/hang"})
+
+    async def told() -> list[dict[str, Any]]:
+        _, mine = await person.ask("GET", SESSIONS)
+        _, project = await person.ask("GET", "/api/projects/default/sessions")
+        return [
+            {s["id"]: (s["is_processing"], s["pending_approvals"]) for s in found} for found in (mine["data"], project)
+        ]
+
+    assert await told() == [{running: (True, 0), idle: (False, 0)}] * 2
+    await person.ask("POST", "/api/interrupt", {"session_id": running, "turn_id": sent["turn_id"]})
+    assert await told() == [{running: (False, 0), idle: (False, 0)}] * 2
+
+
 async def test_list_answers_with_page_and_count(person: Person) -> None:
     """U2: the newest change first, 50 where no limit is given, archived ones where they are asked for."""
     made = [(await create(person, session_name=f"chat {n}"))["session_id"] for n in range(55)]
@@ -155,7 +172,7 @@ async def test_list_answers_with_page_and_count(person: Person) -> None:
     assert listed.keys() == {"success", "data", "count", "limit", "offset"}
     assert (listed["success"], listed["count"], listed["limit"], listed["offset"]) == (True, 50, 50, 0)
     assert [s["id"] for s in listed["data"]] == made[:4:-1]
-    assert listed["data"][0].keys() == FIELDS | {"last_message_preview"}
+    assert listed["data"][0].keys() == FIELDS | LISTED_FIELDS
     _, rest = await person.ask("GET", f"{SESSIONS}?limit=10&offset=50")
     assert ([s["id"] for s in rest["data"]], rest["count"], rest["offset"]) == (made[4::-1], 5, 50)
 

@@ -16,6 +16,7 @@ from tests.checker import Checker
 
 pytestmark = pytest.mark.both_loops
 
+LISTED_FIELDS = {"last_message_preview", "is_processing", "pending_approvals"}
 SESSION_FIELDS = {
     "id",
     "project_id",
@@ -153,7 +154,7 @@ async def test_list_sessions_for_project(person: Person) -> None:
     await person.ask("POST", f"/api/projects/p/sessions/{first['id']}/messages", {"role": "user", "content": text})
     found = await person.list()
     assert ids(found) == [first["id"], second["id"]]
-    assert found[0].keys() == SESSION_FIELDS | {"last_message_preview"}
+    assert found[0].keys() == SESSION_FIELDS | LISTED_FIELDS
     assert found[0]["last_message_preview"].startswith("the newest message xxx")
     assert len(found[0]["last_message_preview"]) == 100
     assert found[1]["last_message_preview"] is None

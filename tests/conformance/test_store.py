@@ -645,7 +645,7 @@ async def test_a_turn_that_a_crash_left_running_becomes_interrupted_with_what_it
     unanswered = {**call, "id": "call-2"}
     await store.checkpoint([chunk(turn, 0, ("reasoning", "hm"), ("text", "It is ")), chunk(turn, 1, ("call", call))])
     await store.checkpoint([chunk(turn, 2, ("call", unanswered), ("result", result), ("text", "no"))])
-    await store.checkpoint([chunk(turn, 3, ("text", "on"), ("reasoning", "!"))])
+    await store.checkpoint([chunk(turn, 3, ("text", "on"), ("reasoning", "!"), ("metadata", {"reasoning_ms": 5}))])
 
     found = await store.recover(LATER)
 
@@ -654,6 +654,7 @@ async def test_a_turn_that_a_crash_left_running_becomes_interrupted_with_what_it
     assert loaded is not None
     answer = loaded.messages[-1]
     assert (answer.content, answer.reasoning, answer.status) == ("It is noon", "hm!", "interrupted")
+    assert answer.metadata == {"reasoning_ms": 5}
     stored_call, second_call = answer.tool_calls
     assert (stored_call.name, stored_call.arguments, stored_call.offset) == ("now", {"a": 1}, 6)
     assert stored_call.result is not None

@@ -693,12 +693,15 @@ def _with_chunks(answer: Message, bodies: Sequence[bytes]) -> Message:
     """The answer as its checkpoints give it."""
     texts = {"text": [answer.content], "reasoning": [answer.reasoning]}
     calls = {call.id: call for call in answer.tool_calls}
+    metadata = dict(answer.metadata)
     for body in bodies:
         for kind, value in orjson.loads(body):
             if kind == "call":
                 calls[value["id"]] = ToolCall(**value)
             elif kind == "result":
                 calls[value["id"]] = replace(calls[value["id"]], result=ToolResult(**value["result"]))
+            elif kind == "metadata":
+                metadata.update(value)
             else:
                 texts[kind].append(value)
     return replace(
@@ -706,4 +709,5 @@ def _with_chunks(answer: Message, bodies: Sequence[bytes]) -> Message:
         content="".join(texts["text"]),
         reasoning="".join(texts["reasoning"]),
         tool_calls=tuple(calls.values()),
+        metadata=metadata,
     )

@@ -22,7 +22,6 @@ import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
 import { OFFLINE, SessionStream, type Connection, type Phase, type Stream, type StreamHandlers } from "./stream.ts";
 import { texts } from "./texts.ts";
-import { Thinking } from "./thinking.ts";
 
 export { ApiError } from "./api.ts";
 export type { CommandAnswer, ModelCatalogue, Rating, SendOptions } from "./api.ts";
@@ -82,8 +81,6 @@ export interface ChatView {
   readonly pending: readonly PendingMessage[];
   /** Of running tool calls, by call id. */
   readonly progress: ReadonlyMap<string, ToolProgress>;
-  /** Milliseconds that answers reasoned while this page looked on, by message id. */
-  readonly thinking: ReadonlyMap<string, number>;
   readonly connection: Connection;
   readonly deleted: boolean;
 }
@@ -109,7 +106,6 @@ export class ChatManager {
   readonly #api: Api;
   readonly #outbox = new Outbox();
   readonly #older = new OlderMessages();
-  #thinking = new Thinking();
   #paging = false;
   readonly #listeners = new Set<(view: ChatView) => void>();
   readonly #frame = new FrameScheduler(() => this.#tell());
@@ -144,7 +140,6 @@ export class ChatManager {
     this.#deleted = false;
     this.#outbox.clear();
     this.#older.clear();
-    this.#thinking = new Thinking();
     this.#stream = this.#newStream();
     if (this.#wanted) this.#stream.start();
     this.#changed();
@@ -176,7 +171,6 @@ export class ChatManager {
       hasOlder: this.#state !== null && this.#older.hasMore(this.#state),
       pending: this.#outbox.entries,
       progress: this.#progress,
-      thinking: this.#thinking.milliseconds,
       connection: this.#connection,
       deleted: this.#deleted,
     };
@@ -370,7 +364,6 @@ export class ChatManager {
     const before = this.#state;
     this.#state = event.type === "snapshot" ? event.state : apply(this.#state!, id, event);
     this.#older.observe(before, this.#state);
-    this.#thinking.observe(event, performance.now());
     this.#outbox.observe(event, this.#state);
     this.#deleted ||= event.type === "session.deleted";
     this.#progress = progressAfter(this.#progress, event);

@@ -297,7 +297,7 @@ export interface components {
         };
         /**
          * ListedLlmSession
-         * @description A line of a list: the record, and the beginning of its newest message.
+         * @description A line of the list.
          */
         readonly ListedLlmSession: {
             readonly id: string;
@@ -313,10 +313,12 @@ export interface components {
             readonly project_id: string;
             readonly model: string | null;
             readonly last_message_preview: string | null;
+            readonly is_processing: boolean;
+            readonly pending_approvals: number;
         };
         /**
          * ListedSession
-         * @description A line of a list: the record, and the beginning of its newest message.
+         * @description A line of a project's list.
          */
         readonly ListedSession: {
             readonly id: string;
@@ -334,6 +336,8 @@ export interface components {
             readonly last_message_at: string | null;
             readonly expires_at: string;
             readonly last_message_preview: string | null;
+            readonly is_processing: boolean;
+            readonly pending_approvals: number;
         };
         /**
          * LlmChanged

@@ -13,6 +13,10 @@ export interface SessionEntry {
   readonly archived: boolean;
   readonly messages: number;
   readonly project: string;
+  /** An answer was being written when the list was read. */
+  readonly running: boolean;
+  /** A tool call waited for a person then. */
+  readonly waiting: boolean;
   /** RFC 3339. */
   readonly updatedAt: string;
 }
@@ -105,6 +109,8 @@ function entry(wire: ListedLlmSession | ListedSession): SessionEntry {
     archived: named ? wire.is_archived : !wire.is_active,
     messages: wire.message_count,
     project: wire.project_id,
+    running: wire.is_processing,
+    waiting: wire.pending_approvals > 0,
     updatedAt: wire.updated_at,
   };
 }

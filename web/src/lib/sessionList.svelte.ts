@@ -13,6 +13,8 @@ const PAGE = 100;
 const TYPING_MS = 200;
 const NEWS_MS = 300;
 export const UNDO_MS = 6_000;
+/** While the list has sessions at work of which no stream tells this browser. */
+const AT_WORK_MS = 10_000;
 
 export class SessionList {
   entries = $state.raw<readonly SessionEntry[]>([]);
@@ -26,6 +28,8 @@ export class SessionList {
   readonly #records: Records;
   readonly #onError: (error: ApiError) => void;
   readonly #onChanged: () => void;
+  /** Sessions at work of which the hub tells; of others only the list does, when it is asked. */
+  told: ReadonlySet<string> = new Set();
   #complete = false;
   #paging = false;
   #generation = 0;
@@ -59,6 +63,7 @@ export class SessionList {
       this.entries = this.#without(page);
       this.error = null;
       this.status = "ready";
+      this.#askAgain();
       this.projects = await this.#records.projects();
     } catch (caught) {
       if (generation !== this.#generation) return;
@@ -96,9 +101,19 @@ export class SessionList {
   /** What the hub says has happened to some session. */
   heard(news: News): void {
     const { session, title } = news;
-    if (session !== null && title !== undefined) this.#change(session, { title });
+    // Whether an answer is being written there, the hub knows by now.
+    if (session !== null) this.#change(session, { running: false, waiting: false, ...(title === undefined ? {} : { title }) });
     clearTimeout(this.#soon);
     this.#soon = setTimeout(() => void this.#refresh(), NEWS_MS);
+  }
+
+  #askAgain(): void {
+    clearTimeout(this.#soon);
+    if (!this.entries.some((e) => (e.running || e.waiting) && !this.told.has(e.id))) return;
+    this.#soon = setTimeout(() => {
+      if (document.visibilityState === "hidden") this.#askAgain();
+      else void this.#refresh();
+    }, AT_WORK_MS);
   }
 
   async rename(entry: SessionEntry, title: string): Promise<void> {
@@ -182,6 +197,7 @@ export class SessionList {
       this.entries = this.#without([...page, ...older]);
       this.status = "ready";
       this.error = null;
+      this.#askAgain();
       this.projects = await this.#records.projects();
     } catch (caught) {
       if (this.status === "loading") {

@@ -28,7 +28,7 @@ const actions: MessageActions = {
 function render(
   shown: Message,
   approvals: readonly Approval[] = [],
-  props: Partial<{ models: string[]; busy: boolean; editing: boolean; thought: number; allowed: boolean }> = {},
+  props: Partial<{ models: string[]; busy: boolean; editing: boolean; allowed: boolean }> = {},
 ): HTMLElement {
   done.length = 0;
   component = mount(MessageItem, {
@@ -37,7 +37,6 @@ function render(
       message: shown,
       approvals,
       progress: new Map(),
-      thought: props.thought,
       models: props.models ?? [],
       busy: props.busy ?? false,
       editing: props.editing ?? false,
@@ -155,8 +154,8 @@ describe("MessageItem", () => {
     expect(done).toEqual([["rate", "a", null, undefined], ["rate", "a", "down", undefined]]);
   });
 
-  it("tells how long an answer reasoned, where that was seen", () => {
-    const item = render(message({ id: "a", reasoning: "Let me see", content: "Yes" }), [], { thought: 2340 });
+  it("tells how long an answer reasoned", () => {
+    const item = render(message({ id: "a", reasoning: "Let me see", content: "Yes", metadata: { reasoning_ms: 2340 } }));
     expect(item.querySelector("[data-testid=reasoning]")?.textContent?.trim()).toBe("Reasoned for 2.3 s");
     expect(item.querySelector("details")?.open).toBe(false);
   });

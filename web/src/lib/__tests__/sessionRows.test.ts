@@ -7,7 +7,8 @@ import type { SessionEntry } from "../records.ts";
 import { HEADING_PX, placesOf, ROW_PX, rowsOf, windowOf } from "../sessionRows.ts";
 
 function entry(id: string, at: Date): SessionEntry {
-  return { id, title: id, preview: null, archived: false, messages: 0, project: "default", updatedAt: at.toISOString() };
+  const quiet = { preview: null, archived: false, running: false, waiting: false, messages: 0, project: "default" };
+  return { id, title: id, ...quiet, updatedAt: at.toISOString() };
 }
 
 const now = new Date(2026, 10, 21, 9, 30);
