@@ -76,6 +76,10 @@ web: web/dist/index.html ## Build the page
 protocol: web/node_modules/.stamp ## Make the page's types anew from the API's description
 	@$(PY) -m tools.openapi | ($(NPM) run --silent protocol)
 
+.PHONY: pictures
+pictures: .venv/dev.stamp web/dist/index.html ## Take the pictures of docs/walk.md anew
+	@CHATSERVER_PICTURES=$(CURDIR)/docs/images $(PY) -m pytest -q tests/browser/test_walk.py
+
 .PHONY: web-dev
 web-dev: web/node_modules/.stamp ## Serve the page while working on it (needs `make run` beside it)
 	@$(NPM) run dev
