@@ -24,6 +24,7 @@ QUESTIONS = {
     "upstream": "benchmarks.upstream",
     "end-to-end": "benchmarks.end_to_end",
     "records": "benchmarks.records",
+    "since-the-core": "benchmarks.since",
     "web": "benchmarks.web",
 }
 

@@ -18,7 +18,7 @@ ROUNDS = 12
 AIM = 2_000
 
 
-async def _measure(kind: Kind, rounds: int) -> tuple[float, float]:
+async def measure(kind: Kind, rounds: int) -> tuple[float, float]:
     """Turns per second of the clock, and CPU microseconds per turn."""
     ids = [f"session-{n}" for n in range(SESSIONS)]
     async with running(kind) as server, Load(server) as load:
@@ -47,7 +47,7 @@ async def run(plan: Plan) -> Report:
     report = Report(NAME, "Whole turns per second", ("server", "turns/s", "CPU µs a turn", "on disk"))
     rounds = 2 if plan.quick else ROUNDS
     for kind, durable in ((CHATSERVER, "yes, fsync"), (BASELINE, "no")):
-        found = [await _measure(kind, rounds) for _ in range(plan.repetitions)]
+        found = [await measure(kind, rounds) for _ in range(plan.repetitions)]
         report.row(kind.name, spread([f[0] for f in found]), spread([f[1] for f in found]), durable)
         if kind is CHATSERVER:
             rate = sorted(f[0] for f in found)[len(found) // 2]

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,16 @@ _ROOMY: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A server that can be measured: its name in tables and how to start it."""
+    """A server that can be measured: its name in tables and how to start it, from the `folder` that has its code."""
 
     name: str
     command: tuple[str, ...]
     settings: Mapping[str, Any]
+    folder: Path = ROOT
 
     def with_settings(self, **settings: Any) -> Kind:
         """The same with further settings."""
-        return Kind(self.name, self.command, {**self.settings, **settings})
+        return replace(self, settings={**self.settings, **settings})
 
 
 _SERVE = ("-m", "chatserver", "serve", "--port", "0", "--agent", "benchmarks.fake_agent:reply")
@@ -114,7 +115,12 @@ async def running(kind: Kind, data: Path | None = None) -> AsyncIterator[Server]
     log_path = folder / "log"
     with log_path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, env=env, cwd=ROOT
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env=env,
+            cwd=kind.folder,
         )
     # Before it starts threads: they inherit it.
     os.sched_setaffinity(process.pid, {SERVER_CORE})

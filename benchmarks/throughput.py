@@ -15,7 +15,8 @@ KINDS = (CHATSERVER, UNCOALESCED, BASELINE)
 AIM = 8.0
 
 
-async def _measure(kind: Kind, sessions: int, plan: Plan) -> Measured:
+async def measure(kind: Kind, sessions: int, plan: Plan) -> Measured:
+    """Some seconds of turns in that many sessions."""
     ids = [f"session-{n}" for n in range(sessions)]
     async with running(kind) as server, Load(server) as load:
         await load.open_streams(ids)
@@ -44,7 +45,7 @@ async def run(plan: Plan) -> Report:
         found: dict[str, list[Measured]] = defaultdict(list)
         for _ in range(plan.repetitions):
             for kind in KINDS:
-                found[kind.name].append(await _measure(kind, sessions, plan))
+                found[kind.name].append(await measure(kind, sessions, plan))
         load_shares += [m.load_share for runs in found.values() for m in runs]
         rates = {name: [m.tokens_per_cpu_second for m in runs] for name, runs in found.items()}
         events = {name: runs[0].events / runs[0].tokens for name, runs in found.items()}
