@@ -16,7 +16,7 @@ import {
 } from "./api.ts";
 import { FrameScheduler } from "./frame.ts";
 import { OlderMessages } from "./history.ts";
-import { Outbox, type PendingMessage } from "./outbox.ts";
+import { Outbox, type PendingMessage, type Unsent } from "./outbox.ts";
 import type { ChatState, Message, NumberedEvent } from "./protocol.ts";
 import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
@@ -44,6 +44,13 @@ export interface ChatManagerConfig {
   withCredentials?: boolean;
   /** Carries the session's events some other way than by a connection of its own. */
   stream?: (sessionId: string, handlers: StreamHandlers) => Stream;
+  /** Keeps what could not be sent over a reload; in memory only where it is not given. */
+  unsent?: UnsentStore;
+}
+
+export interface UnsentStore {
+  load(sessionId: string): readonly Unsent[];
+  keep(sessionId: string, unsent: readonly Unsent[]): void;
 }
 
 export const ConnectionStatus = {
@@ -104,7 +111,9 @@ export class ChatManager {
   readonly #config: ChatManagerConfig;
   readonly #handlers: Partial<ChatManagerEventHandlers>;
   readonly #api: Api;
-  readonly #outbox = new Outbox();
+  /** This session's, and those of sessions that were left with something on its way. */
+  readonly #outboxes = new Map<string, Outbox>();
+  #outbox: Outbox;
   readonly #older = new OlderMessages();
   #paging = false;
   readonly #listeners = new Set<(view: ChatView) => void>();
@@ -123,6 +132,7 @@ export class ChatManager {
     this.#handlers = handlers;
     this.#api = new Api(this.#config.backendUrl, this.#config.withCredentials);
     this.#sessionId = this.#config.sessionId ?? newId();
+    this.#outbox = this.#outboxOf(this.#sessionId);
     this.#stream = this.#newStream();
   }
 
@@ -130,15 +140,19 @@ export class ChatManager {
     return this.#sessionId;
   }
 
-  /** Moves to another session: forgets this one's state and, where it was connected, connects to that one. */
+  /**
+   * Moves to another session: forgets this one's state and, where it was connected, connects to that one. What could
+   * not be sent here is here again on coming back.
+   */
   setSessionId(sessionId: string): void {
     if (sessionId === this.#sessionId) return;
     this.#stream.stop();
+    if (this.#outbox.entries.length === 0) this.#outboxes.delete(this.#sessionId);
     this.#sessionId = sessionId;
+    this.#outbox = this.#outboxOf(sessionId);
     this.#state = null;
     this.#progress = NO_PROGRESS;
     this.#deleted = false;
-    this.#outbox.clear();
     this.#older.clear();
     this.#stream = this.#newStream();
     if (this.#wanted) this.#stream.start();
@@ -192,11 +206,14 @@ export class ChatManager {
     return this.#deliver(newId(), message, options);
   }
 
-  /** Sends a failed message again, under its old id: where the first attempt did arrive, nothing is doubled. */
+  /**
+   * Sends a failed message again, under its old id: where the first attempt did arrive, nothing is doubled. With the
+   * options it had, but for those that are given.
+   */
   async resend(clientMessageId: string, options: SendOptions = {}): Promise<string | null> {
     const entry = this.#outbox.find(clientMessageId);
     if (entry?.status !== "failed") return null;
-    return this.#deliver(clientMessageId, entry.text, options);
+    return this.#deliver(clientMessageId, entry.text, { ...entry.options, ...options });
   }
 
   /** Drops a failed message from the view. */
@@ -299,22 +316,21 @@ export class ChatManager {
   }
 
   async #deliver(clientMessageId: string, text: string, options: SendOptions): Promise<string | null> {
-    const sessionId = this.#sessionId;
-    this.#outbox.sending(clientMessageId, text);
+    const [sessionId, outbox] = [this.#sessionId, this.#outbox]; // goes on although the page moves to another session
+    outbox.sending(clientMessageId, text, options);
     this.#changed();
     for (let attempt = 0; ; attempt++) {
       try {
         const { turn_id } = await this.#api.chat(sessionId, text, clientMessageId, options);
-        this.#outbox.accepted(clientMessageId, turn_id);
+        outbox.accepted(clientMessageId, turn_id);
         this.#changed();
         return turn_id;
       } catch (caught) {
         const error = asApiError(caught);
         const delay = RESEND_DELAYS_MS[attempt];
-        // Gone from the outbox: it arrived though its answer did not, or the page moved to another session.
-        if (!this.#outbox.find(clientMessageId)) return null;
+        if (!outbox.find(clientMessageId)) return null; // it arrived, though its answer did not
         if (delay === undefined || error.code !== "network") {
-          this.#outbox.failed(clientMessageId, error);
+          outbox.failed(clientMessageId, error);
           this.#changed();
           this.#handlers.onError?.(error);
           return null;
@@ -342,6 +358,15 @@ export class ChatManager {
     return null;
   }
 
+  #outboxOf(sessionId: string): Outbox {
+    const known = this.#outboxes.get(sessionId);
+    if (known !== undefined) return known;
+    const store = this.#config.unsent;
+    const outbox = new Outbox(store?.load(sessionId), (unsent) => store?.keep(sessionId, unsent));
+    this.#outboxes.set(sessionId, outbox);
+    return outbox;
+  }
+
   #newStream(): Stream {
     const sessionId = this.#sessionId;
     const handlers: StreamHandlers = {
@@ -364,6 +389,7 @@ export class ChatManager {
     const before = this.#state;
     this.#state = event.type === "snapshot" ? event.state : apply(this.#state!, id, event);
     this.#older.observe(before, this.#state);
+    if (event.type === "message.updated") this.#older.update(event.message);
     this.#outbox.observe(event, this.#state);
     this.#deleted ||= event.type === "session.deleted";
     this.#progress = progressAfter(this.#progress, event);

@@ -3,6 +3,7 @@
 // Knows no state and retries nothing: who may repeat what is decided by the caller (outbox.ts repeats a send, which
 // its client_message_id makes harmless).
 
+import { observeClock } from "./clock.ts";
 import type { ChatState, CommandDone, FeedbackBody, FieldProblem, MessagePage, StateAfterChat } from "./protocol.ts";
 
 /** A write is committed before it is answered, which takes milliseconds; this much silence means nobody is there. */
@@ -252,6 +253,7 @@ export class Api {
       keepalive: request.keepalive ?? false,
       signal: request.signal,
     });
+    observeClock(response.headers.get("Date"));
     if (!response.ok) throw await problem(response);
     return response;
   }
@@ -293,15 +295,16 @@ async function problem(response: Response): Promise<ApiError> {
     title: text("title") ?? `The server answered ${response.status}`,
     detail: text("detail") ?? "",
     requestId: text("request_id"),
-    retryAfterMs: retryAfter(response.headers.get("Retry-After")),
+    retryAfterMs: retryAfter(response.headers.get("Retry-After"), response.headers.get("Date")),
     errors: Array.isArray(body["errors"]) ? (body["errors"] as FieldProblem[]) : [],
   });
 }
 
-/** `Retry-After` is seconds or a date (RFC 9110 §10.2.3). */
-function retryAfter(value: string | null): number | null {
+/** `Retry-After` is seconds or a date (RFC 9110 §10.2.3), and then one by the clock of whoever answers. */
+function retryAfter(value: string | null, date: string | null): number | null {
   if (value === null) return null;
-  const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  const now = date === null ? NaN : Date.parse(date);
+  const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1000 : Date.parse(value) - (Number.isNaN(now) ? Date.now() : now);
   return Number.isFinite(ms) ? Math.max(0, ms) : null;
 }
 

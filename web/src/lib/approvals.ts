@@ -10,6 +10,8 @@ type Tool = Pick<Approval, "server" | "name">;
 const PREFIX = "chatserver.always.";
 /** More tools than anybody allows one by one. */
 const MAX_TOOLS = 256;
+/** What the browser does not let a page keep lasts as long as the page. */
+const unkept = new Map<string, readonly string[]>();
 
 export function isAllowed(sessionId: string, tool: Tool): boolean {
   return allowed(sessionId).includes(key(tool));
@@ -30,12 +32,14 @@ function key({ server, name }: Tool): string {
   return JSON.stringify([server, name]);
 }
 
-function allowed(sessionId: string): string[] {
+function allowed(sessionId: string): readonly string[] {
+  const here = unkept.get(sessionId);
+  if (here !== undefined) return here;
   try {
     const value: unknown = JSON.parse(sessionStorage.getItem(PREFIX + sessionId) ?? "[]");
     return Array.isArray(value) ? value.filter((k): k is string => typeof k === "string") : [];
   } catch {
-    return []; // no storage: then nothing is allowed for longer than one call
+    return [];
   }
 }
 
@@ -43,7 +47,8 @@ function keep(sessionId: string, keys: readonly string[]): void {
   try {
     if (keys.length === 0) sessionStorage.removeItem(PREFIX + sessionId);
     else sessionStorage.setItem(PREFIX + sessionId, JSON.stringify(keys));
+    unkept.delete(sessionId);
   } catch {
-    // see allowed
+    unkept.set(sessionId, keys);
   }
 }

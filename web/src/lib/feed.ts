@@ -9,9 +9,13 @@ export type ToHub =
   /** The tab shows this session, and has its events up to `last`. Replaces what it showed before. */
   | { readonly type: "follow"; readonly session: string; readonly last: string | null }
   /** The tab shows no session any more. */
+  | { readonly type: "unfollow" }
+  /** The tab is being closed, or put away. */
   | { readonly type: "leave" }
-  /** The tab is alive; `look`: somebody can see it. */
+  /** The tab is alive, and asks whether the hub is; `look`: somebody can see it. */
   | { readonly type: "alive"; readonly look: boolean }
+  /** Somebody looks at the tab again, or the network is back: what was closed meanwhile is opened. */
+  | { readonly type: "wake" }
   /** Connect now instead of at the next planned attempt. */
   | { readonly type: "retry" }
   /** Somebody else is logged in now: ask for everything anew. */
@@ -41,6 +45,8 @@ export type FromHub =
     }
   /** Somebody else is logged in now, by what another tab did. */
   | { readonly type: "identity" }
+  /** The hub is alive: the answer to `alive`. */
+  | { readonly type: "here" }
   /** Something in the list of sessions is not as it was; `title` is the session's new one. */
   | { readonly type: "news"; readonly session: string | null; readonly title?: string };
 
@@ -50,11 +56,18 @@ export type News = Extract<FromHub, { type: "news" }>;
 /** One way to a hub. */
 export interface Link {
   post(message: ToHub): void;
+  /** The hub answers no more: looks for another. */
+  renew(): void;
   close(): void;
 }
 
-/** Often enough that the hub, which cannot see a tab close, knows; as often as a hidden tab's timers may run. */
-const ALIVE_MS = 60_000;
+/**
+ * So often the two ends hear of each other: neither can see the other die. A hidden tab's timers may run as rarely as
+ * once a minute.
+ */
+const ALIVE_MS = 15_000;
+/** Rounds without an answer, after which the hub is gone. One alone may be a tab that has just thawed. */
+const MISSED = 2;
 
 /** A tab's end of the link: at most one session is followed at a time. */
 export class FeedClient {
@@ -64,17 +77,19 @@ export class FeedClient {
   readonly #news = new Set<(news: News) => void>();
   readonly #identity = new Set<() => void>();
   #lastActivity: Activity = { type: "activity", running: [], unread: [], waiting: [] };
+  /** Times that the hub was asked whether it is alive, since it last said something. */
+  #unanswered = 0;
   readonly #timer: ReturnType<typeof setInterval>;
 
   /** @param connect opens the link; what the hub says goes to its argument */
   constructor(connect: (receive: (message: FromHub) => void) => Link) {
     this.#link = connect((message) => this.#receive(message));
-    this.#timer = setInterval(() => this.#alive(), ALIVE_MS);
+    this.#timer = setInterval(this.#beat, ALIVE_MS);
     document.addEventListener("visibilitychange", this.#visible);
     addEventListener("online", this.#online);
     addEventListener("pagehide", this.#hide);
     addEventListener("pageshow", this.#show);
-    this.#alive(); // here I am: what the list marks is told to everybody
+    this.#ask(); // here I am: what the list marks is told to everybody
   }
 
   /** A stream for ChatManager. Starting it takes the place of the one before. */
@@ -130,11 +145,12 @@ export class FeedClient {
     this.#stream = null;
     // A tab that moves to another session leaves this one by following that one.
     queueMicrotask(() => {
-      if (this.#stream === null) this.#link.post({ type: "leave" });
+      if (this.#stream === null) this.#link.post({ type: "unfollow" });
     });
   }
 
   #receive(message: FromHub): void {
+    this.#unanswered = 0;
     switch (message.type) {
       case "event":
       case "connection":
@@ -150,14 +166,31 @@ export class FeedClient {
       case "identity":
         this.#stream?.retryNow();
         for (const listener of this.#identity) listener();
+        return;
+      case "here":
     }
+  }
+
+  #beat = (): void => {
+    if (this.#unanswered >= MISSED) {
+      this.#unanswered = 0;
+      this.#link.renew();
+      this.#stream?.lost();
+    }
+    this.#ask();
+  };
+
+  #ask(): void {
+    this.#unanswered += 1;
+    this.#link.post({ type: "alive", look: document.visibilityState !== "hidden" });
   }
 
   // Says where this tab stands, not only that it lives: a hub that had given it up takes it back, and what was missed
   // meanwhile comes.
   #look = (): void => {
     this.#stream?.follow();
-    this.#alive();
+    this.#ask();
+    this.#link.post({ type: "wake" });
     this.#tell({ type: "news", session: null }); // what other devices have done tells nobody
   };
 
@@ -165,13 +198,9 @@ export class FeedClient {
     for (const listener of this.#news) listener(news);
   }
 
-  #alive(): void {
-    this.#link.post({ type: "alive", look: document.visibilityState !== "hidden" });
-  }
-
   #visible = (): void => {
     if (document.visibilityState === "visible") this.#look();
-    else this.#alive();
+    else this.#ask();
   };
 
   #online = (): void => this.#look();
@@ -224,6 +253,13 @@ export class SharedStream implements Stream {
     if (this.#running && !this.#ended) this.#client.post({ type: "follow", session: this.#session, last: this.#last });
   }
 
+  /** What carried it is gone; something else may. */
+  lost(): void {
+    if (!this.#running || this.#ended) return;
+    this.#handlers.onConnection({ ...OFFLINE, phase: "reconnecting" });
+    this.follow();
+  }
+
   receive(message: Extract<FromHub, { type: "event" | "connection" }>): void {
     if (!this.#running) return;
     if (message.type === "connection") {
@@ -245,7 +281,7 @@ export class SharedStream implements Stream {
     this.#handlers.onEvent(id, event);
     if (event.type === "session.deleted") {
       this.#ended = true;
-      this.#client.post({ type: "leave" });
+      this.#client.post({ type: "unfollow" });
       this.#handlers.onConnection(OFFLINE);
     }
   }

@@ -50,6 +50,12 @@ export class OlderMessages {
     this.#trim();
   }
 
+  /** Puts a message that has changed in the place of what it was, where it is one of these. */
+  update(message: Message): void {
+    const at = this.#messages.findIndex((m) => m.id === message.id);
+    if (at >= 0) this.#messages = this.#messages.with(at, message);
+  }
+
   clear(): void {
     this.#messages = [];
     this.#hasMore = false;

@@ -63,7 +63,6 @@ function followed(last: string | null): Followed {
 export class Hub {
   readonly #api: HubApi;
   readonly #send: (tab: string, message: FromHub) => void;
-  readonly #gone: (tab: string) => void;
   readonly #channel: EventChannel;
   readonly #tabs = new Map<string, Tab>();
   readonly #sessions = new Map<string, Followed>();
@@ -82,16 +81,17 @@ export class Hub {
   #told = "";
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>();
   readonly #sweep: ReturnType<typeof setInterval>;
+  readonly #gone: (tab: string) => void;
 
   /**
    * @param send hands a message to one tab
-   * @param gone told of a tab that was silent for too long
+   * @param gone told of each tab that has left, or is taken for closed
    */
   constructor(
     api: HubApi,
     send: (tab: string, message: FromHub) => void,
     reconnectDelayMs = 1_000,
-    gone: (tab: string) => void = () => undefined,
+    gone: (tab: string) => void = () => {},
   ) {
     this.#api = api;
     this.#send = send;
@@ -127,14 +127,21 @@ export class Hub {
       case "follow":
         this.#show(id, tab, message.session, message.last);
         break;
+      case "unfollow":
+        tab.session = null;
+        this.#settle();
+        break;
       case "leave":
-        this.#tabs.delete(id);
+        this.#forget(id);
         this.#settle();
         break;
       case "alive":
+        this.#send(id, { type: "here" });
         tab.looked = message.look;
-        if (!message.look) break;
+        if (!message.look) break; // waiting for the next attempt is not cut short by this: it comes all the time
         if (tab.session !== null && this.#unread.delete(tab.session)) this.#tellActivity();
+        break;
+      case "wake":
         this.#channel.wake();
         break;
       case "retry":
@@ -208,12 +215,13 @@ export class Hub {
 
   #forgetSilent(): void {
     const then = Date.now() - TAB_SILENCE_MS;
-    for (const [id, { heardAt }] of this.#tabs) {
-      if (heardAt >= then) continue;
-      this.#tabs.delete(id);
-      this.#gone(id);
-    }
+    for (const [id, { heardAt }] of this.#tabs) if (heardAt < then) this.#forget(id);
     this.#settle();
+  }
+
+  #forget(id: string): void {
+    this.#tabs.delete(id);
+    this.#gone(id);
   }
 
   // --- the connection ---
@@ -309,7 +317,7 @@ export class Hub {
       this.#timers.set(session, setTimeout(() => this.#again(session), wait));
     }
     this.#tellConnection();
-    this.#plan();
+    this.#plan(); // with nothing left to carry, the connection is closed
   }
 
   /** Asks once more for a session that was refused. */

@@ -13,19 +13,14 @@ const hub = new Hub(
   new Api(),
   (tab, message) => ports.get(tab)?.postMessage(message),
   undefined,
-  (tab) => ports.delete(tab), // a tab that crashed says nothing; one that only slept speaks up, and is back below
+  (tab) => ports.delete(tab),
 );
 
 self.onconnect = (event) => {
   const port = event.ports[0]!;
   const id = newId();
   port.onmessage = ({ data }: MessageEvent<ToHub>) => {
-    if (data.type === "leave") {
-      hub.receive(id, data);
-      ports.delete(id);
-      return;
-    }
-    ports.set(id, port); // again after a leave: a page may come back from the browser's cache
+    ports.set(id, port); // again after it has left or was given up: a page may come back from the browser's cache
     hub.receive(id, data);
   };
 };

@@ -26,39 +26,68 @@ function fallback(receive: Receive): Link {
   return new OwnLink(receive, makeHub);
 }
 
-class WorkerLink implements Link {
+/** The hub in a shared worker; another link where there is none, or none that says anything. */
+export class WorkerLink implements Link {
+  readonly #receive: Receive;
+  readonly #otherwise: () => Link;
   #port: MessagePort | null = null;
+  #heard = false;
   #instead: Link | null = null;
   #sent: ToHub | null = null;
 
   /** @param otherwise opens another link, where the worker cannot be started */
   constructor(receive: Receive, otherwise: () => Link) {
-    const giveUp = (): void => {
-      if (this.#instead !== null) return;
-      this.#port = null;
-      this.#instead = otherwise();
-      if (this.#sent !== null) this.#instead.post(this.#sent);
-    };
-    try {
-      const worker = new SharedWorker(new URL("./hub.worker.ts", import.meta.url), { type: "module", name: "chatserver" });
-      worker.onerror = giveUp;
-      this.#port = worker.port;
-      this.#port.onmessage = ({ data }: MessageEvent<FromHub>) => receive(data);
-    } catch {
-      giveUp(); // some browsers have the class and forbid its use
-    }
+    this.#receive = receive;
+    this.#otherwise = otherwise;
+    this.#start();
   }
 
   post(message: ToHub): void {
-    if (message.type === "follow") this.#sent = message;
+    this.#sent = shown(message, this.#sent);
     if (this.#instead !== null) this.#instead.post(message);
     else this.#port?.postMessage(message);
+  }
+
+  /** A worker that was ended is started anew by asking for it; one that never says a word is of no use. */
+  renew(): void {
+    if (this.#instead !== null) return this.#instead.renew();
+    this.#port?.close();
+    if (this.#heard) this.#start();
+    else this.#giveUp();
   }
 
   close(): void {
     this.#instead?.close();
     this.#port?.close();
   }
+
+  #start(): void {
+    this.#heard = false;
+    try {
+      const worker = new SharedWorker(new URL("./hub.worker.ts", import.meta.url), { type: "module", name: "chatserver" });
+      worker.onerror = () => this.#giveUp();
+      this.#port = worker.port;
+      this.#port.onmessage = ({ data }: MessageEvent<FromHub>) => {
+        this.#heard = true;
+        this.#receive(data);
+      };
+    } catch {
+      this.#giveUp(); // some browsers have the class and forbid its use
+    }
+  }
+
+  #giveUp(): void {
+    if (this.#instead !== null) return;
+    this.#port = null;
+    this.#instead = this.#otherwise();
+    if (this.#sent !== null) this.#instead.post(this.#sent);
+  }
+}
+
+/** What a hub has to be told that knows nothing of this tab yet: which session it shows, if any. */
+function shown(message: ToHub, before: ToHub | null): ToHub | null {
+  if (message.type === "follow") return message;
+  return message.type === "unfollow" || message.type === "leave" ? null : before;
 }
 
 /** Without a hub of its own, a tab asks this often whether the leader lives; messages are not throttled as timers are. */
@@ -103,9 +132,13 @@ export class TabsLink implements Link {
   }
 
   post(message: ToHub): void {
-    if (message.type === "follow") this.#sent = message;
+    this.#sent = shown(message, this.#sent);
     if (this.#hub !== null) this.#hub.receive(this.#id, message);
     else this.#say({ type: "up", from: this.#id, message });
+  }
+
+  renew(): void {
+    this.#ask();
   }
 
   close(): void {
@@ -186,6 +219,10 @@ class OwnLink implements Link {
 
   post(message: ToHub): void {
     this.#hub.receive("self", message);
+  }
+
+  renew(): void {
+    // It lives and dies with this tab.
   }
 
   close(): void {

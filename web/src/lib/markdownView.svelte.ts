@@ -6,6 +6,7 @@ import type { Component } from "svelte";
 type View = Component<{ text: string; done: boolean }>;
 
 let view = $state.raw<View | null>(null);
+let failed = $state(false);
 let loading: Promise<void> | null = null;
 
 /** The component, or null until `loadMarkdown` has loaded it. */
@@ -13,11 +14,22 @@ export function markdownView(): View | null {
   return view;
 }
 
-/** Loads it. A failed attempt (the server was away) is repeated at the next call. */
+/** Whether it could not be loaded: texts are shown as they are until it can. */
+export function markdownFailed(): boolean {
+  return failed;
+}
+
+/** Loads it. A failed attempt (the server was away, or has another version now) is repeated at the next call. */
 export function loadMarkdown(): Promise<void> {
   loading ??= import("../components/Markdown.svelte").then(
-    (module) => void (view = module.default),
-    () => void (loading = null),
+    (module) => {
+      view = module.default;
+      failed = false;
+    },
+    () => {
+      loading = null;
+      failed = true;
+    },
   );
   return loading;
 }

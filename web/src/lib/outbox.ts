@@ -1,15 +1,22 @@
 // Messages on their way: sent by this page, not yet seen in the session.
 //
-// An entry leaves when its message shows up, among the messages or in the queue; a failed one stays, with its text,
-// until it is sent again or dropped. Pure bookkeeping: ChatManager does the sending.
+// An entry leaves when its message shows up, among the messages or in the queue; a failed one stays, with its text and
+// its options, until it is sent again or dropped. What has not been accepted is told to `keep`, so that it outlives a
+// reload. Pure bookkeeping: ChatManager does the sending.
 
-import type { ApiError } from "./api.ts";
+import type { ApiError, SendOptions } from "./api.ts";
 import type { ChatState, NumberedEvent } from "./protocol.ts";
 
-export interface PendingMessage {
+/** All that it takes to send a message again. */
+export interface Unsent {
   readonly clientMessageId: string;
   readonly text: string;
+  readonly options: SendOptions;
+}
+
+export interface PendingMessage extends Unsent {
   readonly status: "sending" | "accepted" | "failed";
+  /** Null too where an earlier page could not send it: its reason went with that page. */
   readonly error: ApiError | null;
   /** Set once the server accepted it. */
   readonly turnId: string | null;
@@ -19,9 +26,19 @@ export interface PendingMessage {
 const TURNS_KEPT = 64;
 
 export class Outbox {
-  #entries: readonly PendingMessage[] = [];
+  readonly #keep: (unsent: readonly Unsent[]) => void;
+  #entries: readonly PendingMessage[];
   // Turns whose user message has been seen, oldest first.
   #turns = new Set<string>();
+
+  /**
+   * @param kept what an earlier page did not send
+   * @param keep called with what is to be kept for a later one, at every change of it
+   */
+  constructor(kept: readonly Unsent[] = [], keep: (unsent: readonly Unsent[]) => void = () => {}) {
+    this.#entries = kept.map((unsent) => ({ ...unsent, status: "failed", error: null, turnId: null }));
+    this.#keep = keep;
+  }
 
   get entries(): readonly PendingMessage[] {
     return this.#entries;
@@ -32,10 +49,10 @@ export class Outbox {
   }
 
   /** Enters a message, or sets a failed one back to sending. */
-  sending(clientMessageId: string, text: string): void {
-    const entry: PendingMessage = { clientMessageId, text, status: "sending", error: null, turnId: null };
+  sending(clientMessageId: string, text: string, options: SendOptions): void {
+    const entry: PendingMessage = { clientMessageId, text, options, status: "sending", error: null, turnId: null };
     if (this.find(clientMessageId)) this.#change(clientMessageId, entry);
-    else this.#entries = [...this.#entries, entry];
+    else this.#become([...this.#entries, entry]);
   }
 
   accepted(clientMessageId: string, turnId: string): void {
@@ -48,12 +65,7 @@ export class Outbox {
   }
 
   remove(clientMessageId: string): void {
-    this.#entries = this.#entries.filter((e) => e.clientMessageId !== clientMessageId);
-  }
-
-  clear(): void {
-    this.#entries = [];
-    this.#turns.clear();
+    this.#become(this.#entries.filter((e) => e.clientMessageId !== clientMessageId));
   }
 
   /** Takes note of an event and drops what it shows to have arrived. `state` is the one after it. */
@@ -64,7 +76,7 @@ export class Outbox {
           if (turn !== null) this.#saw(turn);
         }
         // An accepted message is committed, so it is in the snapshot, or comes behind it on this very stream.
-        this.#entries = this.#entries.filter((e) => e.status !== "accepted");
+        this.#become(this.#entries.filter((e) => e.status !== "accepted"));
         break;
       case "message.created":
         if (event.message.role !== "user" || event.turn_id === undefined) return;
@@ -78,8 +90,10 @@ export class Outbox {
     }
     if (this.#entries.length === 0) return;
     const arrived = new Set([...state.messages, ...state.queue.map((q) => q.message)].map(clientMessageId));
-    this.#entries = this.#entries.filter(
-      (e) => !arrived.has(e.clientMessageId) && !(e.turnId !== null && this.#turns.has(e.turnId)),
+    this.#become(
+      this.#entries.filter(
+        (e) => !arrived.has(e.clientMessageId) && !(e.turnId !== null && this.#turns.has(e.turnId)),
+      ),
     );
   }
 
@@ -90,8 +104,20 @@ export class Outbox {
   }
 
   #change(clientMessageId: string, change: Partial<PendingMessage>): void {
-    this.#entries = this.#entries.map((e) => (e.clientMessageId === clientMessageId ? { ...e, ...change } : e));
+    this.#become(this.#entries.map((e) => (e.clientMessageId === clientMessageId ? { ...e, ...change } : e)));
   }
+
+  #become(entries: readonly PendingMessage[]): void {
+    const [before, after] = [unsent(this.#entries), unsent(entries)];
+    this.#entries = entries;
+    if (before.length > 0 || after.length > 0) this.#keep(after);
+  }
+}
+
+function unsent(entries: readonly PendingMessage[]): readonly Unsent[] {
+  return entries
+    .filter((e) => e.status !== "accepted")
+    .map(({ clientMessageId, text, options }) => ({ clientMessageId, text, options }));
 }
 
 function clientMessageId(message: { readonly metadata: Readonly<Record<string, unknown>> }): unknown {

@@ -1,5 +1,6 @@
 // What `/` offers: commands of the session's tool servers, their tools, and a system message.
 
+import type { CommandAnswer } from "./api.ts";
 import { fieldsOf, type Field } from "./schemaForm.ts";
 
 export interface Entry {
@@ -59,6 +60,50 @@ export function toolEntries(data: unknown): readonly Entry[] {
       },
     ];
   });
+}
+
+/** Tools change when a server is connected or brings another version: rarely, and not by what is typed. */
+const FRESH_MS = 60_000;
+
+/** A session's tools, asked for once a minute at most. */
+export class ToolCache {
+  readonly #ask: () => Promise<CommandAnswer | null>;
+  #known: readonly Entry[] = [];
+  #asking: Promise<readonly Entry[]> | null = null;
+  #askedAt = -Infinity;
+
+  constructor(ask: () => Promise<CommandAnswer | null>) {
+    this.#ask = ask;
+  }
+
+  /** As of the last time that they were read. */
+  get known(): readonly Entry[] {
+    return this.#known;
+  }
+
+  /** Asks for them, where that is long ago or has failed; never throws. */
+  read(): Promise<readonly Entry[]> {
+    if (this.#asking !== null) return this.#asking;
+    if (performance.now() - this.#askedAt < FRESH_MS) return Promise.resolve(this.#known);
+    const askedAt = performance.now();
+    const asking = this.#ask().then((answer) => {
+      if (this.#asking !== asking) return this.#known; // of before something changed them
+      this.#asking = null;
+      if (answer?.success) {
+        this.#known = toolEntries(answer.data);
+        this.#askedAt = askedAt;
+      }
+      return this.#known;
+    });
+    this.#asking = asking;
+    return asking;
+  }
+
+  /** They may have changed. */
+  forget(): void {
+    this.#askedAt = -Infinity;
+    this.#asking = null;
+  }
 }
 
 /** What is being looked for: the word behind a slash that the text begins with; null where it is none. */

@@ -3,10 +3,15 @@
 // Never localStorage: it is shared by all tabs, and then every tab shows the same conversation. The address wins, so
 // that a link, a reload and the back button mean what they show.
 
+import type { Unsent } from "./outbox.ts";
+
 /** What the server takes for an id (docs/http-api.md). */
 const SESSION_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 const PARAMETER = "session";
 const KEY = "chatserver.session";
+const UNSENT = "chatserver.unsent.";
+
+let forgotten = false;
 
 /**
  * A random UUID (RFC 9562 version 4). `crypto.randomUUID` does not exist on plain http under any name but localhost;
@@ -48,8 +53,12 @@ export function remember(id: string, how: "push" | "replace"): void {
   store(KEY, id);
 }
 
-/** Leaves nothing behind in this tab: its session, and what was written and not sent. */
+/**
+ * Leaves nothing behind in this tab: its session, and what was written and not sent. Nothing is kept after that, so the
+ * page is to be left: a request that its end breaks off would else put its message back.
+ */
 export function forget(): void {
+  forgotten = true;
   try {
     sessionStorage.clear();
   } catch {
@@ -64,6 +73,26 @@ export function draft(sessionId: string): string {
 
 export function keepDraft(sessionId: string, text: string): void {
   store(`chatserver.draft.${sessionId}`, text === "" ? null : text);
+}
+
+/** Messages that could not be sent, kept over a reload of the tab. */
+export function unsent(sessionId: string): readonly Unsent[] {
+  try {
+    const value: unknown = JSON.parse(load(UNSENT + sessionId) ?? "[]");
+    return Array.isArray(value) ? value.filter(isUnsent) : [];
+  } catch {
+    return []; // not ours
+  }
+}
+
+export function keepUnsent(sessionId: string, entries: readonly Unsent[]): void {
+  store(UNSENT + sessionId, entries.length === 0 ? null : JSON.stringify(entries));
+}
+
+function isUnsent(value: unknown): value is Unsent {
+  if (typeof value !== "object" || value === null) return false;
+  const { clientMessageId, text, options } = value as Partial<Record<string, unknown>>;
+  return typeof clientMessageId === "string" && typeof text === "string" && typeof options === "object" && options !== null;
 }
 
 function remembered(): string | null {
@@ -81,6 +110,7 @@ function load(key: string): string | null {
 }
 
 function store(key: string, value: string | null): void {
+  if (forgotten) return;
   try {
     if (value === null) sessionStorage.removeItem(key);
     else sessionStorage.setItem(key, value);

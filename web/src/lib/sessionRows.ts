@@ -1,5 +1,6 @@
 // A list of sessions as rows under headings of days, and the few of ten thousand rows that are on the screen.
 
+import { here } from "./clock.ts";
 import type { SessionEntry } from "./records.ts";
 import { texts } from "./texts.ts";
 
@@ -20,7 +21,7 @@ export function rowsOf(entries: readonly SessionEntry[], now: number, language: 
   const rows: Row[] = [];
   let last = "";
   for (const entry of entries) {
-    const at = Date.parse(entry.updatedAt);
+    const at = here(entry.updatedAt);
     // Whole days before today by the calendar: a day may have 23 or 25 hours.
     const days = Math.round((midnight - new Date(at).setHours(0, 0, 0, 0)) / 86_400_000);
     const text = heading(days) ?? month.format(at);

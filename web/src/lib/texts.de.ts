@@ -21,10 +21,14 @@ export const de: Texts = {
   emptyText:
     "Antworten erscheinen hier, während sie geschrieben werden. Dieser Tab hat seine eigene Sitzung; seine Adresse führt Sie zu ihr zurück.",
   loading: "Die Sitzung wird geöffnet …",
+  partMissing: "Ein Teil der Seite konnte nicht geladen werden",
+  partMissingDetail: "Antworten werden als einfacher Text gezeigt. Vielleicht gibt es eine neuere Fassung der Seite.",
+  reload: "Neu laden",
 
   composerLabel: "Nachricht",
   composerPlaceholder: "Nachricht schreiben",
   composerHint: "Enter sendet, Umschalt+Enter beginnt eine neue Zeile",
+  composerHintTouch: "Der Knopf sendet, Enter beginnt eine neue Zeile",
   send: "Senden",
   queueIt: "Nach dieser Antwort senden",
   stop: "Anhalten",

@@ -7,6 +7,7 @@ const sent: string[] = [];
 const interrupting: boolean[] = [];
 let lastEdited = 0;
 let stops = 0;
+let pointer = "fine";
 let component: ReturnType<typeof mount>;
 
 function render(props: Partial<{ processing: boolean; stopping: boolean; initial: string; maxLength: number }> = {}): void {
@@ -51,7 +52,8 @@ function press(key: string, init: KeyboardEventInit = {}): KeyboardEvent {
 }
 
 beforeEach(() => {
-  vi.stubGlobal("matchMedia", () => ({ matches: true }));
+  vi.stubGlobal("matchMedia", (query: string) => ({ matches: query.includes(`pointer: ${pointer}`) }));
+  pointer = "fine";
   sent.length = interrupting.length = stops = lastEdited = 0;
 });
 
@@ -75,6 +77,18 @@ describe("Composer", () => {
     type("hello");
     expect(press("Enter", { shiftKey: true }).defaultPrevented).toBe(false);
     expect(sent).toEqual([]);
+  });
+
+  it("breaks the line on Enter where a finger types, and the button sends", () => {
+    pointer = "coarse";
+    render();
+    type("hello");
+    expect(press("Enter").defaultPrevented).toBe(false);
+    expect(part("composer").getAttribute("enterkeyhint")).toBe("enter");
+    expect(sent).toEqual([]);
+    part("send").click();
+    press("Enter", { ctrlKey: true });
+    expect(sent).toEqual(["hello"]);
   });
 
   it("leaves Enter to an input method that composes", () => {

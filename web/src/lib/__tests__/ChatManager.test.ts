@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import { ChatManager, type ApiError, type ChatView, type Message } from "../ChatManager.ts";
+import type { Unsent } from "../outbox.ts";
 import type { NumberedEvent } from "../protocol.ts";
 import { chatState, FakeEventSource, FakeLog, message, SESSION, turn } from "./fakes.ts";
 import { walks, type Step, type Vector } from "./server.ts";
@@ -129,6 +130,62 @@ describe("a message on its way", () => {
     const arrived = message({ id: "u-1", role: "user", content: "hello", metadata: { client_message_id: id } });
     source.frame({ type: "message.created", session_id: SESSION, turn_id: "t-9", message: arrived }, "1-0");
     expect(statuses()).toEqual([]);
+  });
+
+  it("goes out again with what was chosen for it", async () => {
+    connect();
+    answers = [OVERLOADED];
+    await manager.sendMessage("hello", { model: "m-1", on_busy: "interrupt" });
+    await manager.resend(manager.view().pending[0]!.clientMessageId);
+    expect(calls[1]?.body).toMatchObject({ message: "hello", model: "m-1", on_busy: "interrupt" });
+  });
+
+  it("is there again, when it failed, on coming back to its session", async () => {
+    connect();
+    answers = [OVERLOADED];
+    await manager.sendMessage("hello");
+    manager.setSessionId("s-2");
+    expect(manager.view().pending).toEqual([]);
+    manager.setSessionId(SESSION);
+    expect(manager.view().pending).toMatchObject([{ text: "hello", status: "failed", error: { code: "draining" } }]);
+  });
+
+  it("goes on its way though the page moves to another session, and fails there", async () => {
+    connect();
+    answers = ["network", "network", "network"];
+    const sending = manager.sendMessage("hello");
+    manager.setSessionId("s-2");
+    await vi.advanceTimersByTimeAsync(2500);
+    await expect(sending).resolves.toBeNull();
+    expect(calls.map((c) => c.body["session_id"])).toEqual([SESSION, SESSION, SESSION]);
+    expect(manager.view().pending).toEqual([]);
+    manager.setSessionId(SESSION);
+    expect(manager.view().pending).toMatchObject([{ text: "hello", status: "failed" }]);
+  });
+
+  it("outlives the page from the moment it is sent until it is accepted, and is doubled by neither", async () => {
+    const kept = new Map<string, readonly Unsent[]>();
+    const unsent = {
+      load: (id: string) => kept.get(id) ?? [],
+      keep: (id: string, entries: readonly Unsent[]) => void kept.set(id, structuredClone(entries)),
+    };
+    manager = new ChatManager({ sessionId: SESSION, unsent });
+    connect();
+    const sending = manager.sendMessage("hello", { model: "m-1" });
+    const [entry] = kept.get(SESSION)!;
+    expect(entry).toMatchObject({ text: "hello", options: { model: "m-1" } });
+    // Reloaded now: whether it arrived is seen from the snapshot.
+    const after = new ChatManager({ sessionId: SESSION, unsent: { ...unsent, keep: () => {} } });
+    expect(after.view().pending).toMatchObject([{ ...entry, status: "failed", error: null }]);
+    const metadata = { client_message_id: entry!.clientMessageId };
+    after.connect();
+    FakeEventSource.newest.open();
+    const arrived = message({ id: "u-1", role: "user", content: "hello", metadata });
+    FakeEventSource.newest.frame({ type: "snapshot", session_id: SESSION, state: chatState({ messages: [arrived] }) }, "1-0");
+    expect(after.view().pending).toEqual([]);
+    after.disconnect();
+    await sending;
+    expect(kept.get(SESSION)).toEqual([]);
   });
 
   it("can be dropped once it failed, and only then", async () => {

@@ -21,11 +21,16 @@ describe("a tool that is allowed", () => {
     expect(isAllowed("a", write)).toBe(false);
   });
 
-  it("is none where there is no storage", () => {
-    vi.spyOn(Storage.prototype, "setItem").mockImplementation(() => {
+  it("is so as long as the page lives where there is no storage", () => {
+    const blocked = (): never => {
       throw new DOMException("blocked", "SecurityError");
-    });
+    };
+    for (const name of ["getItem", "setItem", "removeItem"] as const) {
+      vi.spyOn(Storage.prototype, name).mockImplementation(blocked);
+    }
     allow("a", write);
+    expect([isAllowed("a", write), isAllowed("b", write)]).toEqual([true, false]);
+    disallow("a", write);
     expect(isAllowed("a", write)).toBe(false);
   });
 });

@@ -51,6 +51,17 @@ describe("older messages", () => {
     expect(ids(older)).toEqual([]);
   });
 
+  it("follow a change of one of them, such as what a person thinks of it", () => {
+    const [older, now] = [new OlderMessages(), window(10, 15)];
+    older.add({ messages: chain(5, 10), has_more: true }, "m10", now);
+    const before = older.messages;
+    older.update(message({ id: "m7", parent_id: "m6", metadata: { feedback: { rating: "up" } } }));
+    expect(older.messages[2]?.metadata).toEqual({ feedback: { rating: "up" } });
+    expect(older.messages[3]).toBe(before[3]);
+    older.update(message({ id: "m12" }));
+    expect(ids(older)).toEqual(chain(5, 10).map((m) => m.id));
+  });
+
   it("are bounded, and the oldest go", () => {
     const [older, now] = [new OlderMessages(), window(MAX_OLDER + 5, MAX_OLDER + 6)];
     older.add({ messages: chain(0, MAX_OLDER + 5), has_more: false }, `m${MAX_OLDER + 5}`, now);

@@ -6,9 +6,9 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ApiError, type StreamItem } from "../api.ts";
 import { FeedClient, type Activity, type FromHub, type Link, type ToHub } from "../feed.ts";
 import { Hub, TAB_SILENCE_MS, TITLE_MS, type HubApi } from "../hub.ts";
-import { TabsLink } from "../links.ts";
+import { TabsLink, WorkerLink } from "../links.ts";
 import type { NumberedEvent } from "../protocol.ts";
-import type { Connection } from "../stream.ts";
+import type { Connection, Stream } from "../stream.ts";
 import { chatState, FakeEventSource, FakeLog, turn } from "./fakes.ts";
 
 class FakeApi implements HubApi {
@@ -66,6 +66,7 @@ interface Tab {
   readonly seen: { id: string; event: NumberedEvent }[];
   readonly connections: Connection[];
   readonly activity: Activity[];
+  stream: Stream | undefined;
   show(session: string): void;
 }
 
@@ -76,16 +77,16 @@ function watch(client: FeedClient): Tab {
     seen: [],
     connections: [],
     activity: [],
+    stream: undefined,
     show(session) {
-      stream?.stop();
-      stream = client.stream(session, {
+      tab.stream?.stop();
+      tab.stream = client.stream(session, {
         onEvent: (id, event) => tab.seen.push({ id, event }),
         onConnection: (connection) => tab.connections.push(connection),
       });
-      stream.start();
+      tab.stream.start();
     },
   };
-  let stream: ReturnType<FeedClient["stream"]> | undefined;
   client.onActivity((activity) => tab.activity.push(activity));
   return tab;
 }
@@ -93,7 +94,7 @@ function watch(client: FeedClient): Tab {
 function openTab(name: string): Tab {
   const link = (receive: (message: FromHub) => void): Link => {
     tabs.set(name, receive);
-    return { post: (message: ToHub) => hub.receive(name, message), close: () => tabs.delete(name) };
+    return { post: (message: ToHub) => hub.receive(name, message), renew: () => {}, close: () => tabs.delete(name) };
   };
   return watch(new FeedClient(link));
 }
@@ -333,6 +334,164 @@ describe("Hub", () => {
     expect(FakeEventSource.newest.closed).toBe(false);
   });
 
+  it("closes the connection where the only session is refused, and opens it when that is asked for again", async () => {
+    api.refused.set("foreign", forbidden);
+    const a = openTab("a");
+    a.show("foreign");
+    await settled();
+    FakeEventSource.newest.fail();
+    await settled();
+    const made = FakeEventSource.made.length;
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(FakeEventSource.made.length).toBe(made);
+    expect(a.connections.at(-1)).toMatchObject({ phase: "offline", error: { code: "session_forbidden" } });
+    api.refused.clear();
+    a.stream!.retryNow();
+    await connected();
+    expect(api.opened).toEqual([["foreign", null]]);
+    expect(a.connections.at(-1)).toMatchObject({ phase: "connected", error: null });
+  });
+
+  it("goes on telling a tab whose session was deleted what happens: that somebody logs out, for one", async () => {
+    const [a, b] = [openTab("a"), openTab("b")];
+    a.show("one");
+    b.show("two");
+    const source = await connected();
+    source.frame(snapshot("one"), "1-0");
+    source.frame({ type: "session.deleted", session_id: "one" }, "1-1");
+    await settled();
+    let told = 0;
+    a.client.onIdentity(() => told++);
+    b.client.reset();
+    expect(told).toBe(1);
+    expect(api.opened.map(([session]) => session)).toEqual(["two"]);
+  });
+
+  it("names the tabs that have gone, whether they said so or not", async () => {
+    const gone: string[] = [];
+    const mine = new Hub(api, () => {}, 1_000, (tab) => gone.push(tab));
+    mine.receive("polite", { type: "follow", session: "one", last: null });
+    mine.receive("crashed", { type: "follow", session: "one", last: null });
+    mine.receive("polite", { type: "leave" });
+    expect(gone).toEqual(["polite"]);
+    await vi.advanceTimersByTimeAsync(TAB_SILENCE_MS * 1.3);
+    expect(gone).toEqual(["polite", "crashed"]);
+    mine.close();
+  });
+
+  it("asks at once for what was refused for now when somebody presses the button", async () => {
+    const busy = new ApiError({ status: 429, code: "too_many_streams", title: "Too many", retryAfterMs: 60_000 });
+    const [a, b] = [openTab("a"), openTab("b")];
+    a.show("one");
+    await connected();
+    api.refused.set("two", busy);
+    b.show("two");
+    await settled();
+    expect(b.connections.at(-1)?.error?.code).toBe("too_many_streams");
+    api.refused.clear();
+    b.stream!.retryNow();
+    await settled();
+    expect(api.changes.at(-1)?.add).toEqual([["two", null]]);
+    expect(b.connections.at(-1)).toMatchObject({ phase: "connected", error: null });
+  });
+
+  it("opens anew for whoever is logged in now, with what was refused to the one before", async () => {
+    api.refused.set("theirs", forbidden);
+    const [a, b] = [openTab("a"), openTab("b")];
+    a.show("one");
+    const before = await connected();
+    b.show("theirs");
+    await settled();
+    expect(b.connections.at(-1)?.error?.status).toBe(403);
+    api.refused.clear();
+    a.client.reset();
+    await connected();
+    expect(before.closed).toBe(true);
+    expect(api.opened.map(([session]) => session).sort()).toEqual(["one", "theirs"]);
+    expect(b.connections.at(-1)).toMatchObject({ phase: "connected", error: null });
+  });
+
+  describe("is woken", () => {
+    async function silentFor(ms: number): Promise<{ tab: Tab; source: FakeEventSource }> {
+      const tab = openTab("a");
+      tab.show("one");
+      const source = await connected();
+      source.frame(snapshot("one"), "1-0");
+      vi.setSystemTime(Date.now() + ms); // asleep: the clock on the wall goes on, timers do not
+      return { tab, source };
+    }
+
+    const ways: readonly (readonly [string, () => void])[] = [
+      ["the network returns", () => dispatchEvent(new Event("online"))],
+      ["the tab is looked at", () => document.dispatchEvent(new Event("visibilitychange"))],
+      ["the page comes back from the cache", () => dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }))],
+    ];
+
+    it.each(ways)("when %s after a sleep: it opens anew, where each session stands", async (_, wake) => {
+      const { source } = await silentFor(3_600_000);
+      wake();
+      await settled();
+      expect(source.closed).toBe(true);
+      expect(api.opened).toEqual([["one", "1-0"]]);
+    });
+
+    it.each(ways)("when %s, and leaves a connection alone that was heard a moment ago", async (_, wake) => {
+      const { source } = await silentFor(1_000);
+      wake();
+      await settled();
+      expect(source.closed).toBe(false);
+      expect(FakeEventSource.made.length).toBe(1);
+    });
+
+    it("by a clock that was put back, when its watchdog finds the silence", async () => {
+      const { source } = await silentFor(-3_600_000);
+      await vi.advanceTimersByTimeAsync(36_000);
+      expect(source.closed).toBe(true);
+    });
+
+    it("and takes back a tab that was put away, which left and resumes where it was", async () => {
+      const { tab, source } = await silentFor(1_000);
+      dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+      await settled();
+      expect(source.closed).toBe(true);
+      dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+      const again = await connected();
+      expect(api.opened).toEqual([["one", "1-0"]]);
+      again.frame(delta("one"), "1-1");
+      expect(ids(tab)).toEqual(["1-0", "1-1"]);
+    });
+  });
+
+  it("is looked for by a tab to which it answers no more, and the tab says where it stands", async () => {
+    let deaf = false;
+    const posted: ToHub[] = [];
+    let renewed = 0;
+    const client = new FeedClient((receive) => {
+      tabs.set("a", receive);
+      return {
+        post: (message) => {
+          posted.push(message);
+          if (!deaf) hub.receive("a", message);
+        },
+        renew: () => renewed++,
+        close: () => tabs.delete("a"),
+      };
+    });
+    const tab = watch(client);
+    tab.show("one");
+    const source = await connected();
+    source.frame(snapshot("one"), "1-0");
+    await vi.advanceTimersByTimeAsync(30_000);
+    source.frame({ type: "ping" });
+    expect(renewed).toBe(0);
+    deaf = true;
+    tabs.delete("a");
+    await vi.advanceTimersByTimeAsync(46_000);
+    expect(renewed).toBe(1);
+    expect(posted).toContainEqual({ type: "follow", session: "one", last: "1-0" });
+    expect(tab.connections.at(-1)?.phase).toBe("reconnecting");
+  });
+
   it("shows every tab the log in order, whatever breaks and whoever comes when", async () => {
     const step = fc.oneof(
       fc.record({ do: fc.constant("append" as const), deltas: fc.array(fc.string({ maxLength: 3 }), { maxLength: 4 }) }),
@@ -367,7 +526,7 @@ describe("Hub", () => {
           const tab = watch(
             new FeedClient((receive) => {
               seats.set(name, receive);
-              return { post: (message) => mine.receive(name, message), close: () => seats.delete(name) };
+              return { post: (message) => mine.receive(name, message), renew: () => {}, close: () => seats.delete(name) };
             }),
           );
           seatsTaken.push(tab);
@@ -492,5 +651,84 @@ describe("TabsLink", () => {
     Bus.all[0]!.onmessage = null; // frozen
     await vi.advanceTimersByTimeAsync(12_000);
     expect(second.link.leads).toBe(true);
+  });
+});
+
+describe("WorkerLink", () => {
+  class FakePort {
+    onmessage: ((event: { data: FromHub }) => void) | null = null;
+    readonly posted: ToHub[] = [];
+    closed = false;
+    postMessage(message: ToHub): void {
+      this.posted.push(message);
+    }
+    close(): void {
+      this.closed = true;
+    }
+  }
+
+  class FakeWorker {
+    static made: FakeWorker[] = [];
+    static fails = false;
+    readonly port = new FakePort();
+    onerror: (() => void) | null = null;
+    constructor() {
+      if (FakeWorker.fails) throw new DOMException("forbidden", "SecurityError");
+      FakeWorker.made.push(this);
+    }
+  }
+
+  const follow: ToHub = { type: "follow", session: "one", last: "1-0" };
+  let instead: ToHub[] | null;
+
+  function open(): WorkerLink {
+    vi.stubGlobal("SharedWorker", FakeWorker);
+    return new WorkerLink(
+      () => {},
+      () => {
+        const posted: ToHub[] = (instead = []);
+        return { post: (message) => posted.push(message), renew: () => {}, close: () => {} };
+      },
+    );
+  }
+
+  beforeEach(() => {
+    FakeWorker.made = [];
+    FakeWorker.fails = false;
+    instead = null;
+  });
+
+  it("gives way where the worker cannot be made, or its script not be loaded, and tells the other what is shown", () => {
+    FakeWorker.fails = true;
+    open().post(follow);
+    expect(instead).toEqual([follow]);
+    FakeWorker.fails = false;
+    const link = open();
+    instead = null;
+    link.post(follow);
+    FakeWorker.made[0]!.onerror!();
+    expect(instead).toEqual([follow]);
+    link.post({ type: "retry" });
+    expect(instead).toEqual([follow, { type: "retry" }]);
+  });
+
+  it("does not tell the other of a session that is shown no more", () => {
+    const link = open();
+    link.post(follow);
+    link.post({ type: "unfollow" });
+    FakeWorker.made[0]!.onerror!();
+    expect(instead).toEqual([]);
+  });
+
+  it("starts a worker that has ended anew, and gives way to another link after one that never spoke", () => {
+    const link = open();
+    FakeWorker.made[0]!.port.onmessage!({ data: { type: "here" } });
+    link.renew();
+    expect(FakeWorker.made.length).toBe(2);
+    expect(FakeWorker.made[0]!.port.closed).toBe(true);
+    expect(instead).toBeNull();
+    link.renew();
+    expect(FakeWorker.made.length).toBe(2);
+    expect(instead).toEqual([]);
   });
 });

@@ -1,7 +1,7 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 
-import { commandEntries, matching, sought, toolEntries } from "../palette.ts";
+import { commandEntries, matching, sought, toolEntries, ToolCache } from "../palette.ts";
 import { argumentsOf, fieldsOf } from "../schemaForm.ts";
 
 const SCHEMA = {
@@ -85,5 +85,36 @@ describe("what a slash offers", () => {
   it("has what begins with the word before what has it somewhere", () => {
     expect(matching(entries, "re").map((e) => e.name)).toEqual(["read_resource", "list_resources"]);
     expect(matching(entries, "nothing")).toEqual([]);
+  });
+});
+
+describe("a session's tools", () => {
+  const answer = { success: true, message: "", session_id: "s", data: [{ server: "time", name: "now" }] };
+
+  it("are asked for once, however many slashes are typed", async () => {
+    const ask = vi.fn(() => Promise.resolve(answer));
+    const tools = new ToolCache(ask);
+    const [first, second] = await Promise.all([tools.read(), tools.read()]);
+    expect(first.map((e) => e.name)).toEqual(["time.now"]);
+    expect(second).toBe(first);
+    expect(await tools.read()).toBe(first);
+    expect(tools.known).toBe(first);
+    expect(ask).toHaveBeenCalledTimes(1);
+  });
+
+  it("are asked for again after a minute, after a failure, and when they may have changed", async () => {
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => now);
+    const ask = vi.fn<() => Promise<typeof answer | null>>(() => Promise.resolve(null));
+    const tools = new ToolCache(ask);
+    expect(await tools.read()).toEqual([]);
+    ask.mockResolvedValue(answer);
+    await tools.read();
+    now = 61_000;
+    await tools.read();
+    expect(ask).toHaveBeenCalledTimes(3);
+    tools.forget();
+    await tools.read();
+    expect(ask).toHaveBeenCalledTimes(4);
   });
 });

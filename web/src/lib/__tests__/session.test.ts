@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
 
-import { draft, keepDraft, newId, remember, resolveSession, sessionInAddress } from "../session.ts";
+import { draft, keepDraft, keepUnsent, newId, remember, resolveSession, sessionInAddress, unsent } from "../session.ts";
 
 beforeEach(() => {
   sessionStorage.clear();
@@ -66,6 +66,31 @@ describe("a draft", () => {
     expect(draft("a")).toBe("half a thought");
     expect(draft("b")).toBe("");
     keepDraft("a", "");
+    expect(sessionStorage.length).toBe(0);
+  });
+});
+
+describe("messages that could not be sent", () => {
+  const entry = { clientMessageId: "c-1", text: "hello", options: { model: "m" } };
+
+  it("are kept for their session, until there are none", () => {
+    keepUnsent("a", [entry]);
+    expect([unsent("a"), unsent("b")]).toEqual([[entry], []]);
+    keepUnsent("a", []);
+    expect(sessionStorage.length).toBe(0);
+  });
+
+  it.each(["{", "null", '{"0": 1}', '[1, null, {"text": "x"}]'])("are none where the storage says %j", (kept) => {
+    sessionStorage.setItem("chatserver.unsent.a", kept);
+    expect(unsent("a")).toEqual([]);
+  });
+
+  it("are gone for good with everything else, though their requests end later", async () => {
+    vi.resetModules();
+    const page = await import("../session.ts");
+    page.keepUnsent("a", [entry]);
+    page.forget();
+    page.keepUnsent("a", [entry]);
     expect(sessionStorage.length).toBe(0);
   });
 });
