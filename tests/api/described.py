@@ -79,9 +79,15 @@ def check(method: str, path: str, status: int, kind: str, body: Any) -> None:
     _hold(validator, body, f"{method} {route.path}: {status}")
 
 
-def check_event(body: Any) -> None:
-    """Fail where this is not an event of a stream."""
-    _hold(_inline("/api/chat/stream", "get", "200", "text/event-stream"), body, "an event")
+def check_event(body: Any, *, states: bool = False) -> None:
+    """Fail where this is not an event of a stream.
+
+    Args:
+        states: the stream is one of whole states, on which there are pings and goodbyes besides.
+    """
+    whole_state = states and not (isinstance(body, dict) and body.get("type") in ("ping", "goodbye"))
+    name = "ChatState" if whole_state else "StreamEvent"
+    _hold(_validator(f"#/components/schemas/{name}"), body, f"a {name}")
 
 
 def _hold(validator: Draft202012Validator, body: Any, what: str) -> None:
