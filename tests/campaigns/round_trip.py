@@ -1,4 +1,8 @@
-"""Export and import: what a server shows of every session before is what another one shows after."""
+"""Export and import: what a server shows of every session before is what another one shows after.
+
+Two tenants move, each by an export and an import of its own, with sessions of visitors, of users and of nobody. The
+other server knows the users by other ids, as any other server does: the import is told which old one is which new one.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,32 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
+from chatserver.accounts import new_user
+from chatserver.auth.passwords import Passwords
 from chatserver.auth.visitors import VisitorSigner, load_key
+from chatserver.clock import SystemClock
 from chatserver.config import Settings
 from chatserver.message import Message, ToolCall, ToolResult, Usage
+from chatserver.principal import PUBLIC_TENANT
 from chatserver.store.base import SessionKey, SessionRecord, WholeSession
-from chatserver.store.sql import open_store
+from chatserver.store.sql import open_accounts, open_store
 from chatserver.transfer_folder import safe_name
 from tests.campaigns.campaign import Campaign, Round
 from tests.server import ROOT, ServerProcess
 
-SESSIONS_PER_ROUND = 2_500
+SESSIONS_PER_ROUND = 10_000
+TENANTS = (PUBLIC_TENANT, "acme")
+USERS_PER_TENANT = 4
+PASSWORD = "correct horse battery"
 AT_ONCE = 16
 TEXTS = (
     "hello",
@@ -85,9 +97,52 @@ def _session(key: SessionKey, owner: str | None, chance: random.Random) -> Whole
     return WholeSession(record, tuple(messages))
 
 
-def _cookie(signer: VisitorSigner, owner: str) -> str:
-    visitor_id = owner.partition(":")[2]
-    return f"{visitor_id}.{signer._sign(visitor_id)}"
+@dataclass(frozen=True, slots=True)
+class People:
+    """Who the owners are at one server.
+
+    Args:
+        ids: of the users, by tenant and name.
+    """
+
+    data: Path
+    ids: Mapping[tuple[str, str], str]
+
+    async def heads(self, server: ServerProcess, http: aiohttp.ClientSession) -> dict[tuple[str, str], dict[str, str]]:
+        """What a request of each user carries, by tenant and owner."""
+        found = {}
+        for (tenant, name), user_id in self.ids.items():
+            who = {"tenant": tenant, "username": name, "password": PASSWORD}
+            async with http.post(f"{server.base_url}/api/auth/login", json=who) as response:
+                assert response.status == 200, await response.text()
+                found[tenant, f"user:{user_id}"] = {"Authorization": f"Bearer {(await response.json())['token']}"}
+        return found
+
+    def visitor(self, owner: str) -> dict[str, str]:
+        """The same of a visitor, whose cookie is good on every server that has the key."""
+        visitor_id = owner.partition(":")[2]
+        signer = VisitorSigner(load_key(self.data / "secret.key"))
+        return {"Cookie": f"chatserver_visitor={visitor_id}.{signer._sign(visitor_id)}"}
+
+    def named(self, owner: str | None) -> str | None:
+        """A user by name where there is one of that id: what is the same on every server."""
+        names = {f"user:{user_id}": name for (_, name), user_id in self.ids.items()}
+        return owner if owner is None else names.get(owner, owner)
+
+
+async def _people(data: Path) -> People:
+    """Users, made as the operator makes them."""
+    passwords = Passwords(memory_kib=64, rounds=1, waiting=1)
+    settings = Settings(data_dir=data)
+    ids = {}
+    async with open_accounts(settings) as store:
+        for tenant in TENANTS:
+            for n in range(USERS_PER_TENANT):
+                who = {"tenant": tenant, "username": f"{tenant}-{n}", "password": PASSWORD}
+                user = await new_user(settings, store, passwords, SystemClock(), **who, scopes=frozenset())
+                ids[tenant, user.username] = user.user_id
+    await passwords.close()
+    return People(data, ids)
 
 
 async def _command(*args: str | Path) -> str:
@@ -99,30 +154,50 @@ async def _command(*args: str | Path) -> str:
     return out.decode()
 
 
-async def _shown(data: Path, wholes: Sequence[WholeSession]) -> dict[SessionKey, Any]:
-    """What a server on that data shows of each session, to its owner."""
-    signer = VisitorSigner(load_key(data / "secret.key"))
+async def _shown(people: People, records: Sequence[tuple[SessionRecord, str | None]]) -> dict[SessionKey, Any]:
+    """What a server shows of each session to its owner there: the active branch, and all branches as they are taken
+    away."""
     found: dict[SessionKey, Any] = {}
-    left = list(wholes)
-    async with ServerProcess(data) as server, aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+    left = list(records)
+    settings = {"password_memory_kib": 64, "password_rounds": 1}
+    async with (
+        ServerProcess(people.data, settings=settings) as server,
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
+    ):
+        heads = await people.heads(server, http)
+
+        async def get(path: str, headers: Mapping[str, str]) -> Any:
+            # As it is: a client would resolve `..` by itself.
+            url = URL(f"{server.base_url}{path.replace('/../', '/%2E%2E/')}", encoded=True)
+            async with http.get(url, headers=headers) as response:
+                assert response.status == 200, (path, await response.text())
+                return await response.json()
 
         async def work() -> None:
             while left:
-                record = left.pop().record
+                record, owner = left.pop()
                 headers = {}
-                if record.owner is not None:
-                    headers["Cookie"] = f"chatserver_visitor={_cookie(signer, record.owner)}"
-                path = f"/api/projects/{record.project_id}/sessions/{record.key.session_id}/full"
-                # As it is: a client would resolve `..` by itself.
-                url = URL(f"{server.base_url}{path.replace('/../', '/%2E%2E/')}", encoded=True)
-                async with http.get(url, headers=headers) as response:
-                    assert response.status == 200, (record, await response.text())
-                    found[record.key] = await response.json()
+                if owner is not None:
+                    visitor = owner.startswith("visitor:")
+                    headers = people.visitor(owner) if visitor else heads[record.key.tenant, owner]
+                session_id = record.key.session_id
+                full = await get(f"/api/projects/{record.project_id}/sessions/{session_id}/full", headers)
+                whole = await get(f"/api/export?session_id={session_id}", headers)
+                assert whole["owner"] == owner
+                whole["owner"] = people.named(owner)
+                found[record.key] = (full, whole)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(work())
     return found
+
+
+def _owner(tenant: str, people: People, chance: random.Random) -> str | None:
+    users = [f"user:{user_id}" for (of, _), user_id in people.ids.items() if of == tenant]
+    visitor = f"visitor:{chance.randbytes(16).hex()}"
+    # Visitors, and those without identity, are all of one tenant.
+    return chance.choice((None, visitor, chance.choice(users)) if tenant == PUBLIC_TENANT else users)
 
 
 @asynccontextmanager
@@ -139,35 +214,52 @@ async def opened(folder: Path, *, sessions: int = SESSIONS_PER_ROUND) -> AsyncIt
             data.mkdir()
         load_key(one / "secret.key")
         shutil.copy(one / "secret.key", two)
+        old, new = await _people(one), await _people(two)
+        becomes = {f"user:{user_id}": f"user:{new.ids[who]}" for who, user_id in old.ids.items()}
         wholes = []
         for n in range(sessions):
-            key = SessionKey("public", chance.choice((f"s-{n}", f"S:{n}", f".{n}", secrets.token_hex(16))))
-            owner = chance.choice((None, f"visitor:{chance.randbytes(16).hex()}"))
-            wholes.append(_session(key, owner, chance))
+            tenant = chance.choice(TENANTS)
+            key = SessionKey(tenant, chance.choice((f"s-{n}", f"S:{n}", f".{n}", secrets.token_hex(16))))
+            wholes.append(_session(key, _owner(tenant, old, chance), chance))
         store = await open_store(Settings(data_dir=one))
         async with asyncio.TaskGroup() as group:
             for whole in wholes:
                 group.create_task(store.import_session(whole, replace=False))
         await store.close()
-        before = await _shown(one, wholes)
-        await _command("export", out, "--data-dir", one)
-        await _command("import", out, "--data-dir", two)
-        after = await _shown(two, wholes)
+        before = await _shown(old, [(whole.record, whole.record.owner) for whole in wholes])
+        mapped = [f"--owner={was}={is_now}" for was, is_now in becomes.items()]
+        for tenant in TENANTS:
+            await _command("export", out / tenant, "--tenant", tenant, "--data-dir", one)
+            await _command("import", out / tenant, *mapped, "--data-dir", two)
+        owners = [whole.record.owner for whole in wholes]
+        after = await _shown(
+            new,
+            [
+                (whole.record, None if owner is None else becomes.get(owner, owner))
+                for whole, owner in zip(wholes, owners, strict=True)
+            ],
+        )
         assert len(before) == sessions
         for key, shown in before.items():
             assert after[key] == shown, key
-            assert (out / "projects" / safe_name(shown["session"]["project_id"])).is_dir()
+            assert (out / key.tenant / "projects" / safe_name(shown[0]["session"]["project_id"])).is_dir()
         for place in (one, two, out):
             shutil.rmtree(place)
-        return Counter(sessions=sessions, messages=sum(len(shown["messages"]) for shown in before.values()))
+        return Counter(
+            sessions=sessions,
+            of_users=sum((owner or "").startswith("user:") for owner in owners),
+            messages=sum(len(whole["messages"]) for _, whole in before.values()),
+            on_the_active_branch=sum(len(full["messages"]) for full, _ in before.values()),
+        )
 
     yield one
 
 
 CAMPAIGN = Campaign(
     name="round-trip",
-    promise="Sessions of every kind are exported from one server and imported into another one that is empty: "
-    "`GET …/full` of each is the same.",
-    rounds=4,
+    promise="Ten thousand sessions of two tenants (of visitors, users and nobody, with branches, tools, usage and "
+    "feedback) are exported from one server and imported into another one that is empty, where the users have other "
+    "ids: `GET …/full` and `GET /api/export` of each are the same.",
+    rounds=1,
     open=opened,
 )
