@@ -7,6 +7,7 @@ chunks (1.6x over StreamResponse.write), with the stall guard of streams/subscri
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import cast
 
 from aiohttp import web
@@ -200,11 +201,11 @@ class Multiplex:
         connection = self._connection
         for session_id, after in items:
             async with self._app.sessions.open(self._caller, session_id, create="provisional") as live:
-                self._app.sessions.check_subscribers(live)
                 older = connection.subscriptions.get(session_id)
                 if older is not None:
                     older.cancel()
-                elif len(connection.subscriptions) >= (limit := self._app.settings.max_sessions_per_stream):
+                self._app.sessions.check_subscribers(live)
+                if len(connection.subscriptions) >= (limit := self._app.settings.max_sessions_per_stream):
                     raise RateLimited(
                         "the stream follows all the sessions it may", limit=limit, code="too_many_sessions"
                     )
@@ -218,6 +219,28 @@ class Multiplex:
             subscription = self._connection.subscriptions.get(session_id)
             if subscription is not None:
                 subscription.cancel()
+
+
+async def _check(
+    app: Services,
+    caller: Caller,
+    items: list[tuple[str, Position | None]],
+    followed: Collection[str] = (),
+    dropped: Collection[str] = (),
+) -> None:
+    """Find what would be refused while nothing has been done yet.
+
+    Args:
+        followed, dropped: sessions that the stream follows now, and those that it will not any more.
+    Raises: what SessionService.open raises, RateLimited (`too_many_streams`, `too_many_sessions`).
+    """
+    limit = app.settings.max_sessions_per_stream
+    if len(set(followed).difference(dropped).union(session_id for session_id, _ in items)) > limit:
+        raise RateLimited(f"a stream follows at most {limit} sessions", limit=limit, code="too_many_sessions")
+    for session_id, _ in items:
+        async with app.sessions.open(caller, session_id, create="provisional") as live:
+            if session_id not in followed:
+                app.sessions.check_subscribers(live)
 
 
 async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
@@ -239,9 +262,7 @@ async def multiplexed_stream(request: web.Request) -> web.StreamResponse:
         raise InvalidFields(
             [FieldError(("stream",), f"without a login, {MIN_SECRET_NAME_CHARS} characters or more, made at random")]
         )
-    for session_id, _ in items:
-        async with app.sessions.open(caller, session_id, create="provisional") as live:
-            app.sessions.check_subscribers(live)
+    await _check(app, caller, items)
     with app.hub.place(caller.counted_as, caller.counted_too):
         response, connection = await _prepare(request, app)
         name = (caller.counted_as, stream_id) if stream_id is not None else None
@@ -256,10 +277,11 @@ async def change_stream(request: web.Request) -> web.Response:
     body = await read_body(request, StreamBody)
     app, caller = services(request), caller_of(request)
     connection = app.hub.named((caller.counted_as, body.stream))
-    if connection is None:
+    if connection is None or connection.ended:
         raise NotFound(f"no stream {body.stream!r} is open", code="stream_not_found")
     multiplex = Multiplex(app, caller, connection)
-    added = [_wanted(item) for item in body.add]  # what is wrong is found before anything is changed
+    added = [_wanted(item) for item in body.add]
+    await _check(app, caller, added, connection.subscriptions, body.drop)
     multiplex.drop(body.drop)
     await multiplex.add(added)
     return json_response({"stream": body.stream, "sessions": list(connection.subscriptions)})

@@ -107,6 +107,67 @@ async def test_a_stream_of_a_caller_without_identity_has_no_name_that_others_gue
         assert (await person.post("/api/stream", stream="main"))[1]["sessions"] == ["mine"]
 
 
+async def test_a_change_of_a_stream_is_made_whole_or_not_at_all(serve: Serve) -> None:
+    """T8: where a session is refused, or there would be too many, what was to be dropped is followed still."""
+    api = await serve(max_sessions_per_stream=3, max_streams_per_session=1)
+    ann, bob = await visitor(api), await visitor(api)
+    for name in ("a", "b", "c"):
+        await ann.post("/api/system", session_id=name, message="hello")
+    await bob.post("/api/system", session_id="bobs", message="canary-of-bob")
+    async with (
+        api.http.get(api.url("/api/stream?sessions=a,b&stream=tabs"), headers=ann.headers) as response,
+        api.http.get(api.url("/api/chat/stream?session_id=c"), headers=ann.headers) as other,
+    ):
+        for opened in (response, other):
+            await opened.content.readuntil(b"\n\n")
+        for add, refused in (
+            (["bobs"], (403, "session_forbidden")),
+            (["d", "bobs"], (403, "session_forbidden")),
+            (["c"], (429, "too_many_streams")),
+            (["d", "e", "f"], (429, "too_many_sessions")),
+            (["d@nonsense"], (400, "bad_event_id")),
+        ):
+            status, problem, _ = await ann.post("/api/stream", stream="tabs", add=add, drop=["a"])
+            assert (status, problem["code"]) == refused
+            assert (await ann.post("/api/stream", stream="tabs"))[1]["sessions"] == ["a", "b"]
+
+        # What it follows already is sent anew, and is no stream more.
+        status, changed, _ = await ann.post("/api/stream", stream="tabs", add=["b", "d"], drop=["a"])
+        assert (status, changed["sessions"]) == (200, ["b", "d"])
+        await ann.post("/api/system", session_id="d", message="the end")
+        got = b""
+        async with asyncio.timeout(10):
+            while b"the end" not in got:
+                got += await response.content.readany()
+        assert b"canary-of-bob" not in got
+
+
+async def test_an_event_id_of_another_session_gives_nothing_of_that_session(api: Api) -> None:
+    """T3: ids count in each session for itself. Where this one has the same id, it goes on behind it; where not, there
+    is a snapshot: of this session, whatever the id (docs/decisions/0014)."""
+    async with Checker(api.server.url) as checker:
+        for name in ("a", "b"):
+            await checker.send(name, f"/say canary-of-{name}")
+            await checker.settle(name)
+        await checker.send("a", "/say more")
+        await checker.settle("a")
+        async with checker.follow("a", after="0-0") as stream:
+            foreign = [e.position for e in stream.events if e.position is not None]
+        for position in foreign:
+            async with api.http.get(
+                api.url("/api/chat/stream?session_id=b"), headers={"Last-Event-ID": str(position)}
+            ) as response:
+                assert response.status == 200
+                await api.post("/api/system", session_id="b", message=f"after {position}")
+                got = b""
+                async with asyncio.timeout(10):
+                    while f"after {position}".encode() not in got:
+                        got += await response.content.readany()
+            assert b"canary-of-a" not in got
+            assert b'"session_id":"a"' not in got
+        await checker.verify("a", "b")
+
+
 async def test_streams_are_capped_and_the_place_comes_back(serve: Serve) -> None:
     """V7: 429 for one caller, 503 for all, never a hang."""
     api = await serve(max_streams_per_principal=2, max_streams=3, trusted_proxies=("127.0.0.1",))
