@@ -110,7 +110,15 @@ class OpenAICompatibleAgent:
         rounds = 0
         while True:
             messages = conversation.fitted(self._prompt_budget(offer))
-            exchange = await self._begin(messages, offer)
+            try:
+                exchange = await self._begin(messages, offer)
+            except UpstreamError as error:
+                if error.objection != "tools" or not offers_tools or rounds:
+                    raise
+                # A model that takes no tools takes no results of earlier calls either: it reads them as text.
+                offers_tools, offer = False, Offer(())
+                conversation = Conversation(turn.history, turn.message, None, config.system_prompt)
+                continue
             try:
                 events, begun = exchange.first, False
                 while events is not None:
@@ -161,14 +169,18 @@ class OpenAICompatibleAgent:
         body[limit] = self._config.max_output_tokens
         if self._config.temperature is not None:
             body["temperature"] = self._config.temperature
-        if offer and "tools" not in self._objections:
+        if offer:
             body["tools"] = offer.wire
         return json_border.dumps(body)
 
     async def _begin(self, messages: list[dict[str, Any]], offer: Offer) -> Exchange:
-        """Begin the answer, trying again where that can help."""
+        """Begin the answer, trying again where that can help.
+
+        Raises: UpstreamError; its objection is `tools` where the endpoint takes none.
+        """
         tries = 0
         while True:
+            left_out = frozenset(self._objections)
             try:
                 return await Exchange.begin(
                     self._endpoints.session(self._config.base_url),
@@ -180,9 +192,12 @@ class OpenAICompatibleAgent:
                     on_refusal=self._note_refusal,
                 )
             except UpstreamError as error:
-                if error.objection is not None and error.objection not in self._objections:
+                # Not whether it is known: another turn may have found it out while this one asked.
+                if error.objection is not None and error.objection not in left_out:
                     self._objections.add(error.objection)
-                    continue
+                    if error.objection != "tools":
+                        continue
+                    raise
                 self._endpoints.failures[self._config.id, error.narrow_code] += 1
                 wait = self._wait(tries, error)
                 self._log.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from chatserver.agents import exchange
 from chatserver.agents.base import Reasoning, Spent, ToolSpec
 from chatserver.agents.openai_compatible import OpenAICompatibleAgent
 from chatserver.errors import AgentError, StartupError
-from chatserver.message import ToolResult, Usage
+from chatserver.message import ToolCall, ToolResult, Usage
 from tests.agents.conftest import MakeAgent, NotedSleeps, joined
 from tests.agents.plain_turn import TableTools, said, turn
 from tests.agents.upstream import (
@@ -410,6 +411,48 @@ async def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(
     assert [gone in asked.body for asked in upstream.requests] == [True, False, False]
     if instead is not None:
         assert [instead in asked.body for asked in upstream.requests] == [False, True, True]
+
+
+@pytest.mark.parametrize(("message", "gone", "instead"), OBJECTIONS)
+async def test_turns_that_find_out_together_all_try_again(
+    message: str, gone: str, instead: str | None, upstream: Upstream, agent: MakeAgent
+) -> None:
+    """After a start several turns ask in the old way at once; what the first one learns must not fail the others."""
+    asked_at_once = asyncio.Barrier(3)
+
+    async def object_together(request: web.Request) -> web.StreamResponse:
+        if gone in upstream.requests[-1].body:
+            await asked_at_once.wait()
+            return await refuse(400, {"error": {"message": message}})(request)
+        return await HELLO(request)
+
+    upstream.answers = [object_together]
+    made = agent()
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*(events(made) for _ in range(3)))
+    assert [joined(answer) for answer in answers] == ["Hello"] * 3
+
+
+async def test_a_model_that_knows_no_tools_reads_the_calls_of_old_answers_as_text(
+    upstream: Upstream, agent: MakeAgent
+) -> None:
+    """Also in the turn in which it is found out: results of tools are no messages for it either."""
+
+    async def no_tools(request: web.Request) -> web.StreamResponse:
+        body = upstream.requests[-1].body
+        if "tools" in body or any(m["role"] == "tool" or "tool_calls" in m for m in body["messages"]):
+            return await refuse(400, {"error": {"message": "tiny-1 does not support tools"}})(request)
+        return await HELLO(request)
+
+    upstream.answers = [no_tools]
+    called = ToolCall("c", "time", "now", {"zone": "UTC"}, 0, ToolResult("noon", False))
+    history = [said("user", "what time is it"), replace(said("assistant", "It is noon."), tool_calls=(called,))]
+    tools = TableTools({("time", "now"): ToolResult("noon", False)})
+    made = agent()
+    for _ in range(2):
+        assert joined(await events(made, history=history, tools=tools)) == "Hello"
+    assert len(upstream.requests) == 3
+    assert "noon" in json.dumps(upstream.requests[-1].body)
 
 
 # --- interrupt ---
