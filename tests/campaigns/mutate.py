@@ -161,39 +161,92 @@ HEADER_VALUES = (
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW", "get", "P\x00ST")
 
 
-def _originals(random_: random.Random) -> Mutant:
-    session_id = f"mutant-{random_.randrange(200)}"
-    by_json: dict[str, dict[str, Any]] = {
-        "/api/chat": {"message": "hello", "session_id": session_id, "client_message_id": "c1", "on_busy": "queue"},
-        "/api/interrupt": {"session_id": session_id, "turn_id": "t", "clear_queue": True},
-        "/api/system": {"session_id": session_id, "message": "the network was switched"},
-        "/api/mcp-command": {"session_id": session_id, "command": "call_tool", "args": {"server": "s", "name": "n"}},
-        "/api/stream": {"stream": "the-tab-of-this-mutant", "add": [session_id, f"{session_id}@1-0"], "drop": ["b"]},
+def _bodies(session_id: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Requests with a body, right as they are: method and target to the body."""
+    session = {"session_id": session_id}
+    in_project = f"/api/projects/mutants/sessions/{session_id}"
+    record = {"title": "A title", "description": "about it", "metadata": {"tags": ["a", 1, None]}, "model": None}
+    return {
+        ("POST", "/api/chat"): {**session, "message": "hello", "client_message_id": "c1", "on_busy": "queue"},
+        ("POST", "/api/interrupt"): {**session, "turn_id": "t", "clear_queue": True},
+        ("POST", "/api/system"): {**session, "message": "the network was switched"},
+        ("POST", "/api/mcp-command"): {**session, "command": "call_tool", "args": {"server": "s", "name": "n"}},
+        ("POST", "/api/stream"): {
+            "stream": "the-tab-of-this-mutant",
+            "add": [session_id, f"{session_id}@1-0"],
+            "drop": ["b"],
+        },
+        ("POST", "/api/messages/some-message/edit"): {**session, "message": "better", "on_busy": "queue"},
+        ("POST", "/api/messages/some-message/regenerate"): {**session, "model": None, "on_busy": "interrupt"},
+        ("PUT", "/api/messages/some-message/feedback"): {**session, "rating": "up", "comment": "to the point"},
+        ("POST", "/api/branch"): {**session, "message_id": "some-message"},
+        ("POST", "/api/fork"): {**session, "message_id": "some-message", "title": "another way"},
+        ("POST", "/api/session/create"): {**session, "project_id": "mutants", **record},
+        ("POST", "/api/session/refresh"): session,
+        ("PUT", "/api/session/model"): {**session, "model": None},
+        ("POST", "/api/projects/mutants/sessions"): record,
+        ("PUT", in_project): {**record, "is_active": True},
+        ("POST", f"{in_project}/messages"): {"role": "assistant", "content": "so it is", "metadata": {"by": "me"}},
+        ("POST", "/api/llm/sessions"): {**session, "session_name": "A name"},
+        ("PUT", f"/api/llm/sessions/{session_id}"): {"session_name": "A name", "is_archived": True, "message_count": 0},
+        ("POST", "/api/auth/register"): {"username": session_id, "password": "correct horse battery"},
+        ("POST", "/api/auth/login"): {
+            "username": session_id,
+            "password": "correct horse battery",
+            "tenant": "public",
+        },
+        ("POST", "/api/auth/logout"): {},
     }
-    by_json |= {
-        "/api/messages/some-message/edit": {"session_id": session_id, "message": "better", "on_busy": "queue"},
-        "/api/messages/some-message/regenerate": {"session_id": session_id, "model": None, "on_busy": "interrupt"},
-        "/api/branch": {"session_id": session_id, "message_id": "some-message"},
-        "/api/fork": {"session_id": session_id, "message_id": "some-message", "title": "another way"},
-    }
+
+
+def _targets(session_id: str) -> tuple[tuple[str, str], ...]:
+    """Requests without a body."""
+    in_project = f"/api/projects/mutants/sessions/{session_id}"
     reads = (
         f"/api/messages?session_id={session_id}&before=some-message&limit=2",
         f"/api/state?session_id={session_id}",
         f"/api/chat/stream?session_id={session_id}&last_event_id=1-0&format=events",
         f"/api/chat/stream?session_id={session_id}&format=state",
         f"/api/stream?sessions={session_id},other@1-2&stream=the-tab-of-this-mutant",
+        f"/api/session?session_id={session_id}",
+        f"/api/session/validate?session_id={session_id}",
+        f"/api/session/model?session_id={session_id}",
+        "/api/projects",
+        "/api/projects/mutants/stats",
+        "/api/projects/mutants/sessions?q=hello&limit=5&offset=1&include_inactive=true",
+        in_project,
+        f"{in_project}/messages?limit=5&offset=1",
+        f"{in_project}/full",
+        "/api/llm/sessions?q=hello&limit=5&offset=1&include_archived=true",
+        f"/api/llm/sessions/{session_id}?include_messages=true",
+        f"/api/export?session_id={session_id}&format=markdown",
+        f"/api/usage?session_id={session_id}&period=day",
+        "/api/auth/me",
+        "/api/admin/metrics?since=0",
+        "/metrics",
         "/api/models",
+        "/api/openapi.json",
         "/health",
         "/health/ready",
         "/",
     )
+    deletions = (
+        f"/api/queue/some-turn?session_id={session_id}",
+        f"/api/session?session_id={session_id}",
+        f"{in_project}?force=true",
+        f"/api/llm/sessions/{session_id}",
+    )
+    return (*(("GET", target) for target in reads), *(("DELETE", target) for target in deletions))
+
+
+def _originals(random_: random.Random) -> Mutant:
+    session_id = f"mutant-{random_.randrange(200)}"
     host = ("Host", "127.0.0.1")
     if random_.random() < 0.65:
-        target, body = random_.choice(list(by_json.items()))
-        return Mutant("POST", target, [host, ("Content-Type", "application/json")], json.dumps(body).encode())
-    if random_.random() < 0.1:
-        return Mutant("DELETE", f"/api/queue/some-turn?session_id={session_id}", [host])
-    return Mutant("GET", random_.choice(reads), [host])
+        (method, target), body = random_.choice(list(_bodies(session_id).items()))
+        return Mutant(method, target, [host, ("Content-Type", "application/json")], json.dumps(body).encode())
+    method, target = random_.choice(_targets(session_id))
+    return Mutant(method, target, [host])
 
 
 # --- what is done to them ---------------------------------------------------------------------------------------------
@@ -262,6 +315,18 @@ def _query(mutant: Mutant, random_: random.Random) -> None:
         "last_event_id=1-0",
         "last_event_id=99999999999999999999-1",
         "format=xml",
+        "limit=0",
+        "limit=99999999999999999999",
+        "offset=-1",
+        "offset=1.5",
+        "include_inactive=perhaps",
+        "include_messages=%00",
+        "cursor=%ff",
+        "cursor=" + "A" * 401,
+        "q=%22*%20OR%20%00",
+        "period=year",
+        "since=nan",
+        "since=1e999",
         "sessions=" + ",".join(["a"] * 300),
         "sessions=,,@,a@,@1-0",
         "stream=%00",
@@ -423,6 +488,7 @@ async def opened(folder: Path, *, requests: int = REQUESTS_PER_ROUND) -> AsyncIt
         requests: of a round.
     """
     settings = {"body_timeout_seconds": BODY_TIMEOUT_SECONDS, "header_timeout_seconds": 2 * BODY_TIMEOUT_SECONDS}
+    settings |= {"password_memory_kib": 64, "password_rounds": 1}
     async with story_server(folder / "data", **settings) as server, Checker(server.base_url) as checker:
         pid = server.pid
 
