@@ -22,10 +22,10 @@ from chatserver.auth.revoked import Revoked
 from chatserver.auth.tokens import Token, TokenSigner, unverified
 from chatserver.clock import Clock
 from chatserver.config import Settings
-from chatserver.errors import ChatServerError, Forbidden, InvalidFields, Unauthorized
+from chatserver.errors import ChatServerError, Forbidden, InvalidFields, NotFound, Unauthorized
 from chatserver.principal import PUBLIC_TENANT
 from chatserver.rate_limit import RateLimiter, hit_all
-from chatserver.store.accounts import AccountStore, Revocation, User
+from chatserver.store.accounts import MAX_LIFETIME_SECONDS, AccountStore, Revocation, User
 
 # A stream must close within five seconds of the end of its token, wherever that was said (spec A1).
 LOOK_SECONDS = 1.0
@@ -117,13 +117,42 @@ class Accounts:
             name = normal_name(username)
         except InvalidFields:
             name = ""  # nobody's
-        hit_all([(self._by_address, address), *([(self._by_name, f"{tenant}/{name}")] if name else [])])
+        self._count_try(tenant, name, address)
         user = await self._store.find_user(tenant, name)
         verified = await self._passwords.verify(user.password_hash if user is not None else None, password)
         if user is None or user.disabled_at is not None or not verified.right:
             raise Unauthorized("the name or the password is wrong", code="bad_credentials")
         if verified.rehash is not None:
             await self._store.rehash_password(tenant, user.user_id, user.password_hash, verified.rehash)
+        return self._login(user)
+
+    def _count_try(self, tenant: str, name: str, address: str) -> None:
+        hit_all([(self._by_address, address), *([(self._by_name, f"{tenant}/{name}")] if name else [])])
+
+    async def change_password(self, token: Token, current: str, new: str, address: str) -> Login:
+        """Give the token's user a new password, which ends all their tokens, and log them in again.
+
+        Raises:
+            Forbidden (`no_password`: the token is another issuer's; `wrong_password`), InvalidFields
+            (`weak_password`), RateLimited (`logins_limited`), Unavailable (`too_many_logins`), and what the store
+            raises.
+        """
+        if token.generation is None:
+            raise Forbidden("this login was made elsewhere, and so is its password", code="no_password")
+        check_password(new, min_chars=self._settings.password_min_chars, field="new_password")
+        self._count_try(token.tenant, token.username, address)
+        user = await self._store.find_user(token.tenant, token.username)
+        verified = await self._passwords.verify(user.password_hash if user is not None else None, current)
+        if user is None or user.user_id != token.user_id or not verified.right:
+            raise _wrong_password()
+        new_hash = await self._passwords.hash(new)
+        now = self._clock.now()
+        try:
+            user = await self._store.change_password(user.tenant, user.user_id, user.password_hash, new_hash, now=now)
+        except NotFound:
+            raise _wrong_password() from None
+        self._revoked.generation(user.tenant, user.user_id, user.generation, now + MAX_LIFETIME_SECONDS)
+        self._log.info("password_changed", tenant=user.tenant, user_id=user.user_id)
         return self._login(user)
 
     def _login(self, user: User) -> Login:
@@ -246,3 +275,7 @@ async def new_user(
     user = User(tenant, clock.new_id(), name, await passwords.hash(password), scopes, clock.now())
     await store.add_user(user)
     return user
+
+
+def _wrong_password() -> Forbidden:
+    return Forbidden("the current password is wrong", code="wrong_password")

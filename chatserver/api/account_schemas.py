@@ -25,6 +25,13 @@ class LoginBody(RegisterBody):
     tenant: str = Field(PUBLIC_TENANT, pattern=f"^{TENANT.pattern}$")
 
 
+class PasswordBody(Body):
+    """`POST /api/auth/password`."""
+
+    current_password: str = Field(max_length=4096)
+    new_password: str = Field(max_length=4096)
+
+
 class Identity(TypedDict):
     """Whom the server takes a caller for; `expires_at` is when their login ends."""
 
@@ -45,11 +52,16 @@ class Me(Identity):
     password_min_chars: int
 
 
-class LoggedIn(Identity):
-    """A fresh token, which is a secret, whose it is, and the session that its user goes on with."""
+class FreshToken(Identity):
+    """A token, which is a secret, and whose it is."""
 
     token: str
     token_type: Literal["Bearer"]
+
+
+class LoggedIn(FreshToken):
+    """A fresh token, and the session that its user goes on with."""
+
     sessions_adopted: int
     session_id: str | None
 

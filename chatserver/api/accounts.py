@@ -1,4 +1,4 @@
-"""Accounts: register, log in, log out, who am I (spec A1)."""
+"""Accounts: register, log in, log out, a new password, who am I (spec A1)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from aiohttp import web
 
 from chatserver.accounts import Login
-from chatserver.api.account_schemas import LoginBody, RegisterBody
+from chatserver.api.account_schemas import LoginBody, PasswordBody, RegisterBody
 from chatserver.api.answers import json_response
-from chatserver.api.identity import drop_token_cookie, set_token_cookie, token_of, visitor_of
+from chatserver.api.identity import TOKEN, drop_token_cookie, set_token_cookie, token_of, visitor_of
 from chatserver.api.reading import network_of, read_body, session_id_of
 from chatserver.api.records import set_session_cookie
 from chatserver.api.request_keys import SESSION_ID
@@ -53,16 +53,25 @@ async def _logged_in(request: web.Request, login: Login, wanted: str | None, sta
         app.hub.dismiss(visitor.counted_as, "signed_in")
     caller = Caller(token.principal, network_of(request))
     session_id = await app.sessions.session_at_login(caller, wanted)
-    response = json_response(
-        {"token": login.text, "token_type": "Bearer"}
-        | _shown(token)
-        | {"sessions_adopted": adopted, "session_id": session_id},
-        status,
-    )
+    response = json_response(_fresh(login) | {"sessions_adopted": adopted, "session_id": session_id}, status)
     set_token_cookie(request, response, login.text)
     if session_id is not None:
         request[SESSION_ID] = session_id
         set_session_cookie(request, response, session_id, app.settings.user_session_ttl_seconds)
+    return response
+
+
+async def password(request: web.Request) -> web.Response:
+    """`POST /api/auth/password`: a new password; all logins of the user end, and this one goes on with a new token."""
+    body = await read_body(request, PasswordBody)
+    app, token = services(request), request.get(TOKEN)
+    if token is None:
+        raise Unauthorized("only who is logged in has a password")
+    login = await app.accounts.change_password(token, body.current_password, body.new_password, network_of(request))
+    app.hub.look_at_leases()
+    response = json_response(_fresh(login))
+    if "Authorization" not in request.headers:  # else the browser's cookie, if any, may be somebody else's
+        set_token_cookie(request, response, login.text)
     return response
 
 
@@ -101,6 +110,10 @@ async def me(request: web.Request) -> web.Response:
         "password_min_chars": settings.password_min_chars,
     }
     return json_response(shown | offered | {"token_problem": problem})
+
+
+def _fresh(login: Login) -> dict[str, Any]:
+    return {"token": login.text, "token_type": "Bearer"} | _shown(login.token)
 
 
 def _shown(token: Token) -> dict[str, Any]:

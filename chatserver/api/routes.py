@@ -127,6 +127,7 @@ ROUTES: tuple[Route, ...] = (
         open=True,
     ),
     Route("POST", "/api/auth/login", accounts.login, body=u.LoginBody, answer=u.LoggedIn, open=True),
+    Route("POST", "/api/auth/password", accounts.password, body=u.PasswordBody, answer=u.FreshToken),
     Route("POST", "/api/auth/logout", accounts.logout, answer=u.LoggedOut, open=True),
     Route("GET", "/api/auth/me", accounts.me, answer=u.Me, open=True),
     Route("GET", "/api/export", export.export, query=s.ExportQuery, answer=a.ExportedSession, also=(MARKDOWN,)),

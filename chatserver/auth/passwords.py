@@ -105,12 +105,17 @@ class Passwords:
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
 
-def check_password(password: str, *, min_chars: int) -> None:
-    """Refuse a new password that is too short, too long or blank. Raises InvalidFields (`weak_password`)."""
+def check_password(password: str, *, min_chars: int, field: str = "password") -> None:
+    """Refuse a new password that is too short, too long or blank.
+
+    Args:
+        field: what the request calls it.
+    Raises: InvalidFields (`weak_password`).
+    """
     length = len(_normal(password)) if len(password) <= MAX_CHARS else len(password)
     if not min_chars <= length <= MAX_CHARS or password.isspace():
         raise InvalidFields(
-            [FieldError(("password",), f"must have {min_chars} to {MAX_CHARS} characters")], code="weak_password"
+            [FieldError((field,), f"must have {min_chars} to {MAX_CHARS} characters")], code="weak_password"
         )
 
 

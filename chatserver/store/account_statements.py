@@ -48,6 +48,16 @@ class AccountStatements:
             .values(password_hash=_p(users.c.password_hash), **next_generation)
             .returning(*users.c)
         )
+        self.change_password = make(
+            update(users)
+            .where(
+                _user(),
+                users.c.password_hash == _p(users.c.password_hash, "old"),
+                users.c.disabled_at.is_(None),
+            )
+            .values(password_hash=_p(users.c.password_hash), **next_generation)
+            .returning(*users.c)
+        )
         self.rehash_password = make(
             update(users)
             .where(_user(), users.c.password_hash == _p(users.c.password_hash, "old"))

@@ -3,8 +3,8 @@
 Promises, for every implementation (tests/conformance/test_account_store.py), beside those of store/base.py:
 
 - A name belongs to one user of a tenant; `(tenant, user_id)` is part of every key.
-- A change that ends a user's tokens (`set_password`, `set_disabled`) raises the user's generation and writes a
-  Revocation that says so, in one transaction: a token of an older generation is over.
+- A change that ends a user's tokens (`set_password`, `change_password`, `set_disabled`) raises the user's generation
+  and writes a Revocation that says so, in one transaction: a token of an older generation is over.
 - Revocations are numbered: one that is committed later has a higher `seq`, and a number never comes twice. So whoever
   has read up to some number finds everything newer by asking for what comes after it; other processes do (the
   command line changes users while a server runs).
@@ -63,6 +63,10 @@ class AccountStore(Protocol):
 
     async def set_password(self, tenant: str, user_id: str, password_hash: str, *, now: float) -> User:
         """A new password; ends the user's tokens. Raises: NotFound."""
+
+    async def change_password(self, tenant: str, user_id: str, old: str, new: str, *, now: float) -> User:
+        """`set_password` in the place of that hash. Raises: NotFound, where the user may not log in any more, or `old`
+        is not the hash any more: whoever was quicker may have done it to shut this caller out."""
 
     async def rehash_password(self, tenant: str, user_id: str, old: str, new: str) -> bool:
         """The same password under new parameters, which ends nothing; False where `old` is not the hash any more."""

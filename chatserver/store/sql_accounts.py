@@ -32,6 +32,10 @@ class SqlAccounts:
         changes = {"tenant": tenant, "user_id": user_id, "password_hash": password_hash}
         return await self._writer.submit(partial(_set_password, changes=changes, now=now))
 
+    async def change_password(self, tenant: str, user_id: str, old: str, new: str, *, now: float) -> User:
+        changes = {"tenant": tenant, "user_id": user_id, "old": old, "password_hash": new}
+        return await self._writer.submit(partial(_change_password, changes=changes, now=now))
+
     async def rehash_password(self, tenant: str, user_id: str, old: str, new: str) -> bool:
         return await self._writer.submit(
             partial(_rehash_password, tenant=tenant, user_id=user_id, old=old, password_hash=new)
@@ -92,6 +96,10 @@ def _list_users(tx: Transaction, *, after: tuple[str, str], limit: int) -> tuple
 
 def _set_password(tx: Transaction, *, changes: dict[str, Any], now: float) -> User | NotFound:
     return _next_generation(tx, tx.one(tx.sql.accounts.set_password, changes), now)
+
+
+def _change_password(tx: Transaction, *, changes: dict[str, Any], now: float) -> User | NotFound:
+    return _next_generation(tx, tx.one(tx.sql.accounts.change_password, changes), now)
 
 
 def _set_disabled(tx: Transaction, *, changes: dict[str, Any], now: float) -> User | NotFound:

@@ -40,6 +40,8 @@ Rule = Mapping[str, int | str]
 
 # What concerns no session, or the caller's own ones only: the answer holds nothing of anybody else's.
 ANYBODY: Rule = dict.fromkeys(CALLERS, OK)
+# What only a login has.
+LOGGED_IN: Rule = dict.fromkeys(GOOD, 401) | dict.fromkeys(("author", "user", "stranger"), OK)
 
 
 def alone(session: str) -> Rule:
@@ -196,6 +198,14 @@ TABLE: tuple[Row, ...] = (
     Row("DELETE", ONE_LLM, ONE_LLM.replace("session_id", "session"), stranger=200),
     _open("POST", "/api/auth/register", body={"username": "{caller}-{session}", "password": PASSWORD}, ok=201),
     _open("POST", "/api/auth/login", body={"username": "user", "password": PASSWORD}),
+    # Whoever has a login is told that the password is wrong: with the right one it would end the login of this table.
+    Row(
+        "POST",
+        "/api/auth/password",
+        body={"current_password": "wrong", "new_password": "another good one"},
+        given=LOGGED_IN,
+        ok=403,
+    ),
     _open("POST", "/api/auth/logout"),
     _open("GET", "/api/auth/me"),
     _open("GET", "/api/usage"),

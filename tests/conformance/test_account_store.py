@@ -108,6 +108,24 @@ async def test_a_new_password_ends_the_tokens_of_the_old_one(store: AccountStore
     assert revocation.expires_at == NOW + MAX_LIFETIME_SECONDS
 
 
+async def test_a_password_is_changed_in_the_place_of_the_one_that_was_known(store: AccountStore) -> None:
+    """As `set_password`; once: who comes second with the old one, or was disabled meanwhile, changes nothing."""
+    await store.add_user(ANN)
+
+    changed = await store.change_password("acme", "u1", "hash-1", "hash-2", now=NOW)
+    assert (changed.password_hash, changed.generation) == ("hash-2", 1)
+    with pytest.raises(NotFound):
+        await store.change_password("acme", "u1", "hash-1", "hash-3", now=NOW)
+    with pytest.raises(NotFound):
+        await store.change_password("globex", "u1", "hash-2", "hash-3", now=NOW)
+    off = await store.set_disabled("acme", "u1", disabled=True, now=NOW)
+    with pytest.raises(NotFound):
+        await store.change_password("acme", "u1", "hash-2", "hash-3", now=NOW)
+
+    assert await store.find_user("acme", "ann") == off
+    assert [r.generation for r in await store.revocations(after=0, limit=10)] == [1, 2]
+
+
 async def test_a_disabled_user_may_come_back_but_their_tokens_do_not(store: AccountStore) -> None:
     """Each change is a generation."""
     await store.add_user(ANN)

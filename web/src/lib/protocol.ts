@@ -257,6 +257,22 @@ export interface components {
             readonly title?: string | null;
         };
         /**
+         * FreshToken
+         * @description A token, which is a secret, and whose it is.
+         */
+        readonly FreshToken: {
+            /** @enum {string} */
+            readonly kind: "user" | "visitor" | "none";
+            readonly user_id: string | null;
+            readonly username: string | null;
+            readonly tenant: string;
+            readonly scopes: readonly string[];
+            readonly expires_at: string | null;
+            readonly token: string;
+            /** @constant */
+            readonly token_type: "Bearer";
+        };
+        /**
          * FullSession
          * @description A session's record with all messages of the active branch.
          */
@@ -434,7 +450,7 @@ export interface components {
         };
         /**
          * LoggedIn
-         * @description A fresh token, which is a secret, whose it is, and the session that its user goes on with.
+         * @description A fresh token, and the session that its user goes on with.
          */
         readonly LoggedIn: {
             /** @enum {string} */
@@ -617,6 +633,14 @@ export interface components {
             readonly security: readonly {
                 readonly [key: string]: unknown;
             }[];
+        };
+        /**
+         * PasswordBody
+         * @description `POST /api/auth/password`.
+         */
+        readonly PasswordBody: {
+            readonly current_password: string;
+            readonly new_password: string;
         };
         /**
          * Ping
@@ -1157,6 +1181,7 @@ export type ExportedTurn = components['schemas']['ExportedTurn'];
 export type FeedbackBody = components['schemas']['FeedbackBody'];
 export type FieldProblem = components['schemas']['FieldProblem'];
 export type ForkBody = components['schemas']['ForkBody'];
+export type FreshToken = components['schemas']['FreshToken'];
 export type FullSession = components['schemas']['FullSession'];
 export type Goodbye = components['schemas']['Goodbye'];
 export type Health = components['schemas']['Health'];
@@ -1186,6 +1211,7 @@ export type ModelUsage = components['schemas']['ModelUsage'];
 export type Models = components['schemas']['Models'];
 export type NumberedEvent = components['schemas']['NumberedEvent'];
 export type OpenApi = components['schemas']['OpenApi'];
+export type PasswordBody = components['schemas']['PasswordBody'];
 export type Ping = components['schemas']['Ping'];
 export type Problem = components['schemas']['Problem'];
 export type Project = components['schemas']['Project'];
