@@ -9,6 +9,7 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.browser.page import answers, connected, open_session, say, words
 from tests.server import ServerProcess
+from tests.test_users_command import users_process
 
 pytestmark = pytest.mark.browser
 
@@ -126,3 +127,83 @@ async def test_a_session_that_is_not_ones_own_is_explained(chromium: Browser, tm
         await connected(page)
         await say(page, "my own")
         await expect(answers(page, "completed")).to_have_count(1)
+
+
+async def test_a_user_of_an_organisation_logs_in_with_its_name(chromium: Browser, tmp_path: Path) -> None:
+    """The field is there for whoever looks for it. Of the same name in two organisations, each sees their own words,
+    also in a tab where the other one's were shown before."""
+    async with ServerProcess(tmp_path / "data") as server:
+        status, told = await users_process(
+            tmp_path / "data", "add", "grace", "--tenant", "acme", "--password-stdin", stdin=f"{PASSWORD}\n"
+        )
+        assert status == 0, told
+        context = await chromium.new_context()
+        page, other = [await open_session(context, server, name) for name in ("one", "two")]
+        await page.get_by_test_id("login-open").click()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await expect(other.get_by_test_id("account")).to_contain_text("grace")
+        await connected(other)
+        await say(other, "canary of the public one")
+        await expect(answers(other, "completed")).to_have_count(1)
+
+        await page.get_by_test_id("account").click()
+        await page.get_by_test_id("logout").click()
+        await page.get_by_test_id("login-open").click()
+        await expect(page.locator("input[name=tenant]")).to_be_hidden()
+        await page.get_by_test_id("login-tenant").click()
+        await page.locator("input[name=tenant]").fill("acme")
+        await fill(page, "grace")
+        await expect(page.get_by_test_id("account")).to_contain_text("grace")
+        await expect(page.get_by_test_id("list-empty")).to_be_visible()
+        await connected(page)
+        await say(page, "hello to acme")
+        await expect(answers(page, "completed")).to_have_count(1)
+        for tab in (page, other):
+            assert "canary" not in await tab.content()
+        me = await (await context.request.get(f"{server.base_url}/api/auth/me")).json()
+        assert (me["username"], me["tenant"]) == ("grace", "acme")
+        await context.close()
+
+
+async def test_a_user_changes_the_password_in_the_page(chromium: Browser, tmp_path: Path) -> None:
+    """A wrong one is told; with the right one this browser goes on, in all its tabs, and another computer is out."""
+    async with ServerProcess(tmp_path / "data") as server:
+        context, elsewhere = await chromium.new_context(), await chromium.new_context()
+        page, tab = [await open_session(context, server, name) for name in ("one", "two")]
+        await page.get_by_test_id("login-open").click()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await expect(tab.get_by_test_id("account")).to_contain_text("grace")
+        away = await open_session(elsewhere, server, "three")
+        await away.get_by_test_id("login-open").click()
+        await fill(away, "grace")
+        await expect(away.get_by_test_id("account")).to_contain_text("grace")
+
+        await page.get_by_test_id("account").click()
+        await page.get_by_test_id("password-open").click()
+        await expect(page.locator("input[name=username]")).to_be_hidden()
+        await expect(page.locator("input[name=password]")).to_be_focused()
+        await page.locator("input[name=password]").fill("not the one")
+        await page.locator("input[name=new-password]").fill("another passphrase")
+        await page.get_by_test_id("login-submit").click()
+        await expect(page.get_by_test_id("login-error")).to_contain_text("current password is wrong")
+        await page.locator("input[name=password]").fill(PASSWORD)
+        await page.get_by_test_id("login-submit").click()
+        await expect(page.get_by_test_id("login")).to_have_count(0)
+
+        for mine in (page, tab):
+            await connected(mine)
+            await say(mine, "still here")
+            await expect(answers(mine, "completed")).to_have_count(1)
+            await expect(mine.get_by_test_id("account")).to_contain_text("grace")
+        await expect(away.get_by_test_id("error").first).to_contain_text("login")
+        for password, status in ((PASSWORD, 401), ("another passphrase", 200)):
+            answer = await elsewhere.request.post(
+                f"{server.base_url}/api/auth/login",
+                data={"username": "grace", "password": password},
+                headers={"Origin": server.base_url},
+            )
+            assert answer.status == status
+        await context.close()
+        await elsewhere.close()

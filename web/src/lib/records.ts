@@ -83,12 +83,17 @@ export class Records {
     return this.#api.request<Account>("GET", "/api/auth/me");
   }
 
-  login(username: string, password: string): Promise<unknown> {
-    return this.#api.request("POST", "/api/auth/login", { username, password });
+  /** @param tenant the user's organisation; "" for the public one */
+  login(username: string, password: string, tenant: string): Promise<unknown> {
+    return this.#api.request("POST", "/api/auth/login", { username, password, ...(tenant === "" ? {} : { tenant }) });
   }
 
   register(username: string, password: string): Promise<unknown> {
     return this.#api.request("POST", "/api/auth/register", { username, password });
+  }
+
+  changePassword(current: string, wanted: string): Promise<unknown> {
+    return this.#api.request("POST", "/api/auth/password", { current_password: current, new_password: wanted });
   }
 
   logout(): Promise<unknown> {
