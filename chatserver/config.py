@@ -33,8 +33,17 @@ SESSION_PLACEHOLDER = "{session}"
 # What a browser sends as Origin (RFC 6454 §6.2); anything else in the list would match nothing, silently.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 # No `/`, `:` or `@`: keys are put together with those.
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _Part(BaseModel):
@@ -395,6 +404,15 @@ class Settings(BaseSettings):
                     f"{origin!r} is no origin like https://app.example: no path, no final slash, lowercase"
                 )
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            # As it is compared: without a port, and of IPv6 without brackets.
+            if not _HOST.fullmatch(name) and not _is_ipv6(name):
+                raise ValueError(f"{name!r} is no name like chat.example: no scheme, no port, no path")
+        return tuple(name.lower() for name in value)
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -14,7 +14,7 @@ from functools import partial
 
 from aiohttp import web
 
-from chatserver.api.reading import SESSION_COOKIE, VISITOR_COOKIE, is_secure, network_of
+from chatserver.api.reading import SESSION_COOKIE, VISITOR_COOKIE, cookie_of, is_secure, network_of
 from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.auth.tokens import Token
@@ -57,7 +57,7 @@ async def token_of(request: web.Request) -> Token | None:
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return await services(request).accounts.authenticate(bearer.strip())
-    cookie = request.cookies.get(TOKEN_COOKIE)
+    cookie = cookie_of(request, TOKEN_COOKIE)
     if cookie is None:
         return None
     _check_cookie_change(request)
@@ -76,7 +76,7 @@ def _check_cookie_change(request: web.Request) -> None:
 
 def visitor_of(request: web.Request) -> Principal:
     """The visitor of the request's signed cookie, or nobody."""
-    cookie = request.cookies.get(VISITOR_COOKIE)
+    cookie = cookie_of(request, VISITOR_COOKIE)
     visitor_id = services(request).visitors.read(cookie) if cookie is not None else None
     return ANONYMOUS if visitor_id is None else Principal(PUBLIC_TENANT, "visitor", visitor_id)
 
@@ -103,6 +103,6 @@ def set_token_cookie(request: web.Request, response: web.Response, text: str) ->
 def drop_token_cookie(request: web.Request, response: web.Response) -> None:
     """Take the browser's token away, and with it the session that its user was in: to whoever comes next, every request
     that names no session would be refused."""
-    if TOKEN_COOKIE in request.cookies:
+    if cookie_of(request, TOKEN_COOKIE) is not None:
         for name in (TOKEN_COOKIE, SESSION_COOKIE):
             response.del_cookie(name, httponly=True, samesite="Lax", secure=is_secure(request), path="/")

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from chatserver.api import problems
 from chatserver.api.access_log import route_of
 from chatserver.api.identity import identify
-from chatserver.api.reading import SESSION_HEADER
+from chatserver.api.reading import SESSION_HEADER, is_secure
 from chatserver.api.request_keys import REQUEST_ID, SESSION_ID
 from chatserver.api.services import services
 from chatserver.errors import ChatServerError, Forbidden, Misdirected, RateLimited, StoreFull, Unavailable
@@ -126,7 +126,9 @@ def refuse_cross_site(request: web.Request) -> None:
         return
     origin = request.headers.get("Origin")
     if origin is not None:
-        if _host_of(origin) == request.host or origin in services(request).settings.cors_origins:
+        # Of an unencrypted page of our own name, whoever sits on the line can be the author.
+        ours = _host_of(origin) == request.host and not (origin.startswith("http:") and is_secure(request))
+        if ours or origin in services(request).settings.cors_origins:
             return
     elif request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
         return

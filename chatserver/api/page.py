@@ -16,7 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from chatserver.api.identity import drop_token_cookie, token_of
-from chatserver.api.reading import VISITOR_COOKIE, is_secure
+from chatserver.api.reading import VISITOR_COOKIE, cookie_of, is_secure
 from chatserver.api.services import services
 from chatserver.errors import Unauthorized, Unavailable
 
@@ -121,7 +121,7 @@ async def index(request: web.Request) -> web.Response:
         pass  # its issuer is away; whether it is good, the API will say
     app = services(request)
     visitors = app.visitors
-    cookie = request.cookies.get(VISITOR_COOKIE)
+    cookie = cookie_of(request, VISITOR_COOKIE)
     if app.settings.auth == "optional" and (cookie is None or visitors.read(cookie) is None):
         response.headers["Cache-Control"] = "no-store"  # a cache between must not give one visitor's cookie to another
         _, value = visitors.new()

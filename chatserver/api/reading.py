@@ -113,7 +113,21 @@ def explicit_session_id(request: web.Request, in_body: str | None = None) -> str
 def session_id_of(request: web.Request, in_body: str | None = None) -> str | None:
     """The session id of `explicit_session_id`, and where the request names none that of its cookie."""
     explicit = explicit_session_id(request, in_body)
-    return request.cookies.get(SESSION_COOKIE) if explicit is None else explicit
+    return cookie_of(request, SESSION_COOKIE) if explicit is None else explicit
+
+
+def cookie_of(request: web.Request, name: str) -> str | None:
+    """The value of the request's cookie of that name, as it stands there; of several the last.
+
+    aiohttp's own reader makes an object of every cookie: a header of 16 KB, which anybody can send, took it 10 ms.
+    """
+    header, found = request.headers.get("Cookie", ""), None
+    if name in header:
+        for part in header.split(";"):
+            key, equals, value = part.partition("=")
+            if equals and key.strip() == name:
+                found = value.strip()
+    return found
 
 
 def caller_of(request: web.Request) -> Caller:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from chatserver.api.answers import json_response, tell_session, tell_session_id
-from chatserver.api.reading import SESSION_COOKIE, caller_of, explicit_session_id, read_body, session_id_of
+from chatserver.api.reading import SESSION_COOKIE, caller_of, cookie_of, explicit_session_id, read_body, session_id_of
 from chatserver.api.record_schemas import CreateBody, ModelBody
 from chatserver.api.records import session_wire, set_session_cookie
 from chatserver.api.schemas import SessionBody
@@ -71,7 +71,7 @@ async def refresh(request: web.Request) -> web.Response:
         tell_session(request, live)
         await app.sessions.extend_session(caller, live)
         response = json_response(_wire(live))
-        if request.cookies.get(SESSION_COOKIE) == live.key.session_id:
+        if cookie_of(request, SESSION_COOKIE) == live.key.session_id:
             set_session_cookie(request, response, live.key.session_id, live.record.expires_at - app.clock.now())
         return response
 
@@ -114,6 +114,6 @@ async def delete(request: web.Request) -> web.Response:
     )
     tell_session_id(request, session_id)
     response = json_response({"session_id": session_id, "deleted": deleted})
-    if request.cookies.get(SESSION_COOKIE) == session_id:
+    if cookie_of(request, SESSION_COOKIE) == session_id:
         response.del_cookie(SESSION_COOKIE, path="/")
     return response
