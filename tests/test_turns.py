@@ -547,6 +547,33 @@ async def test_a_tool_call_is_told_where_it_happened_in_the_text() -> None:
 
 
 @virtual
+async def test_all_running_answers_are_written_down_together_every_half_second() -> None:
+    """D2: one commit for however many turns, half a second after the last; none where nothing was said."""
+    async with world(session_creations_per_minute=1000) as w:
+        await advance(0.1)
+        for n in range(50):
+            await w.chat(f"s{n}", "hello")
+        await settle()
+
+        def checkpoints() -> int:
+            return w.store.calls.count("checkpoint")
+
+        for at, strings in enumerate(w.puppet.turns):
+            strings.say(f"word {at}")
+        await advance(0.5)
+        assert checkpoints() == 1
+        await advance(5)
+        assert checkpoints() == 1
+        w.puppet.turns[0].say(", and more")
+        await advance(0.5)
+        assert checkpoints() == 2
+        await w.kill()
+        await w.start()
+        written = [(await w.state(f"s{n}"))["messages"][-1]["content"] for n in range(50)]
+        assert written == ["word 0, and more", *(f"word {n}" for n in range(1, 50))]
+
+
+@virtual
 async def test_a_tool_call_is_checkpointed_before_it_runs() -> None:
     """After a crash in the middle of a call the stored answer names it."""
     async with world() as w:
