@@ -27,7 +27,7 @@ from chatserver.agents.openai_compatible import OpenAICompatibleAgent
 from chatserver.agents.python_agent import load_python_agent
 from chatserver.agents.scripted import ScriptedAgent
 from chatserver.clock import Clock
-from chatserver.config import ModelConfig, Settings
+from chatserver.config import SESSION_PLACEHOLDER, McpServerConfig, ModelConfig, Settings
 from chatserver.errors import StartupError
 from chatserver.tasks import Supervisor
 
@@ -115,9 +115,22 @@ async def assemble(
             from chatserver.agents.mcp_tools import McpServers
 
             servers = McpServers(settings, clock, supervisor, log, on_connecting=on_connecting)
+            for config in filter(_may_share_files, settings.mcp_servers):
+                log.warning(
+                    "mcp_files_may_be_shared", server=config.name, hint=f"put {SESSION_PLACEHOLDER} into its path"
+                )
         own = [(SEARCH_DOCS, search_docs(index))] if index is not None else []
         if taken := {spec.server for spec, _ in own} & {server.name for server in settings.mcp_servers}:
             raise StartupError(f"the MCP server {min(taken)!r} has the name of a built-in one; give it another")
         tools = BuiltinTools(servers, own, output_chars=settings.tool_output_chars)
         stack.push_async_callback(tools.close)
         yield Agents(catalog, tools, endpoints)
+
+
+def _may_share_files(config: McpServerConfig) -> bool:
+    """Whether the sessions' processes of a server look as if they wrote one file, of all tenants: a path in its
+    environment with nothing of the session in it, or the reference server for memories, which has a file by default."""
+    if config.command is None or config.scope == "shared" or SESSION_PLACEHOLDER in str((config.command, config.env)):
+        return False
+    paths = any(Path(value).is_absolute() for value in config.env.values())
+    return paths or any("server-memory" in part for part in config.command)

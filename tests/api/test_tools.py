@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatserver.config import McpServerConfig
 from tests.api.conftest import Api, Serve
+from tests.api.people import add_user, bearer
 from tests.checker import Checker
+from tests.mcp.conftest import PLAIN, Npm
+from tests.mcp.conftest import npm as npm  # the fixture
 
 TOOL = '/tool time.get_current_time {"timezone": "Europe/Berlin"}'
 
@@ -147,3 +152,58 @@ async def test_approvals_are_for_the_owner_only(serve: Serve) -> None:
             status, problem, _ = await api.post("/api/mcp-command", command="approve", args=args, session_id="s")
             assert (status, problem["code"]) == (403, "session_forbidden")
             await checker.interrupt("s")
+
+
+@pytest.mark.mcp_npm
+async def test_tenants_and_sessions_on_the_memory_server_do_not_see_each_others_memories(
+    serve: Serve, npm: Npm, tmp_path: Path
+) -> None:
+    """The real server, whose memories are a file: `{session}` makes it a file each, also for sessions of one name."""
+    memory = McpServerConfig(
+        name="memory", command=npm.command("memory"), env={"MEMORY_FILE_PATH": f"{tmp_path}/{{session}}.jsonl"}
+    )
+    api = await serve(mcp_servers=(memory,))
+    await add_user(api, "acme", "ann")
+    await add_user(api, "other", "bob")
+    ann, bob = await bearer(api, "ann", "acme"), await bearer(api, "bob", "other")
+
+    async def remembered(who: dict[str, str], session_id: str, animal: str | None = None) -> str:
+        async with Checker(api.server.url, headers=who) as checker:
+            if animal is not None:
+                entity = {"name": animal, "entityType": "secret", "observations": [f"{animal} is known"]}
+                call = json.dumps({"entities": [entity]})
+                await checker.send(session_id, f"/tool memory.create_entities {call}")
+                await checker.settle(session_id)
+            await checker.send(session_id, "/tool memory.read_graph {}")
+            state = await checker.settle(session_id)
+        result = state["messages"][-1]["tool_calls"][-1]["result"]
+        assert not result["is_error"], result
+        return str(result["content"])
+
+    assert "aardvark" in await remembered(ann, "s", "aardvark")
+    assert "badger" in await remembered(ann, "second", "badger")
+    assert "aardvark" not in await remembered(ann, "second")
+    of_bob = await remembered(bob, "s", "cormorant")
+    assert "cormorant" in of_bob
+    assert "aardvark" not in of_bob
+    assert "cormorant" not in await remembered(ann, "s")
+    assert "mcp_files_may_be_shared" not in api.log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("server", "warned"),
+    [
+        ({"command": ["npx", "-y", "@modelcontextprotocol/server-memory"]}, True),
+        ({"command": ["x"], "env": {"MEMORY_FILE_PATH": "/var/lib/memory.jsonl"}}, True),
+        ({"command": ["x"], "env": {"MEMORY_FILE_PATH": "/var/lib/{session}.jsonl"}}, False),
+        ({"command": ["x"], "env": {"MEMORY_FILE_PATH": "/var/lib/memory.jsonl"}, "scope": "shared"}, False),
+        ({"command": [sys.executable, str(PLAIN)], "env": {"TZ": "UTC"}}, False),
+        ({"url": "http://127.0.0.1:1/mcp"}, False),
+    ],
+)
+async def test_sessions_that_may_share_a_tool_servers_file_are_warned_about(
+    serve: Serve, server: dict[str, Any], warned: bool
+) -> None:
+    """At start, by the server's name: what one person tells it, another could be told."""
+    api = await serve(mcp_servers=(McpServerConfig.model_validate({"name": "notes", **server}),))
+    assert ("mcp_files_may_be_shared" in api.log.getvalue()) is warned
