@@ -28,6 +28,7 @@ NAMES = (
     "import-folders",
     "schemathesis",
     "round-trip",
+    "fresh-clone",
 )
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 SAY_EVERY_SECONDS = 10.0
