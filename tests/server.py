@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -233,6 +235,12 @@ class ServerProcess:
     def log_bytes(self) -> int:
         """How much it wrote so far."""
         return self._log_path.stat().st_size if self._log_path.exists() else 0
+
+    def checkpointed(self) -> str:
+        """What the database holds of the answer that runs (of all that run, one after the other)."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.data_dir}/chatserver.db?mode=ro", uri=True)) as database:
+            bodies = [json.loads(body) for (body,) in database.execute("SELECT body FROM turn_chunks ORDER BY seq")]
+        return "".join(value for body in bodies for kind, value in body if kind == "text")
 
     def memory_bytes(self) -> int:
         """Resident set of the running process (`VmRSS`, proc(5))."""

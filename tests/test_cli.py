@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from chatserver.cli import main
+from chatserver.config import Settings
 
 EX_CONFIG = 78
 
@@ -65,6 +66,27 @@ def test_a_variable_that_is_not_json_is_named(refusal: Callable[..., str]) -> No
 def test_a_configuration_file_that_is_not_there_is_named(refusal: Callable[..., str]) -> None:
     """A named one must exist; the default one need not."""
     assert refusal("--config", "nowhere.toml") == "chatserver: there is no file 'nowhere.toml'"
+
+
+def test_flags_go_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§13: what is named in one place only counts as well."""
+    started: list[Settings] = []
+
+    async def run_server(settings: Settings, _log: object) -> None:
+        started.append(settings)
+
+    monkeypatch.setattr("chatserver.app.run_server", run_server)
+    monkeypatch.chdir(tmp_path)
+    Path("chatserver.toml").write_text('port = 1001\nlog_level = "error"\nmax_streams = 7\n')
+    environment = {"CHATSERVER_PORT": "1002", "CHATSERVER_LOG_LEVEL": "warning"}
+
+    done = CliRunner().invoke(main, ["serve", "--port", "1003"], env=environment)
+
+    assert done.exit_code == 0, done.output
+    [settings] = started
+    assert (settings.port, settings.log_level, settings.max_streams) == (1003, "warning", 7)
 
 
 def test_too_few_file_descriptors_are_told_at_the_start(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pytest
@@ -21,7 +22,7 @@ async def test_health_and_readiness_answer(api: Api) -> None:
 
 
 async def test_every_live_endpoint_mints_an_id_and_tells_it(api: Api) -> None:
-    """S1: without an id the server mints a UUID4 and tells it in body and header."""
+    """S1: without an id the server mints a UUID4 and tells it in body and header; a stream in its first event."""
     for method, path, body in (
         ("POST", "/api/chat", {"message": "hi"}),
         ("GET", "/api/state", None),
@@ -33,6 +34,12 @@ async def test_every_live_endpoint_mints_an_id_and_tells_it(api: Api) -> None:
         assert status == 200, answer
         assert uuid.UUID(answer["session_id"]).version == 4
         assert headers["X-Session-ID"] == answer["session_id"]
+    async with api.http.get(api.url("/api/chat/stream")) as response:
+        await response.content.readuntil(b"data: ")
+        snapshot = json.loads(await response.content.readline())
+        assert snapshot["type"] == "snapshot"
+        assert uuid.UUID(snapshot["session_id"]).version == 4
+        assert response.headers["X-Session-ID"] == snapshot["session_id"] == snapshot["state"]["session_id"]
 
 
 async def test_an_id_may_come_in_body_query_header_or_cookie(api: Api) -> None:

@@ -83,8 +83,12 @@ async def test_another_process_that_holds_the_database_is_told_as_503(serve: Ser
     status, problem, _ = await api.post("/api/system", session_id="s", message="refused")
     assert (status, problem["code"]) == (503, "store_unavailable")
     assert (await api.get("/api/state?session_id=s"))[0] == 200
+    status, problem, _ = await api.get("/health/ready")
+    assert (status, problem["code"]) == (503, "store_unavailable")
+    assert (await api.get("/health"))[0] == 200
     intruder.rollback()
     intruder.close()
+    assert (await api.get("/health/ready"))[0] == 200
     status, state, _ = await api.post("/api/system", session_id="s", message="accepted")
     assert status == 200
     assert [m["content"] for m in state["messages"]] == ["kept", "accepted"]

@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
+
+# Five seconds by default, which a machine that stalls does not always keep.
+expect.set_options(timeout=20_000)
 
 ARGUMENTS = (
     "--no-sandbox",

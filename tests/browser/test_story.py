@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.page import answers, say, words
+from tests.checker import Checker, Stream, StreamClosed, following
 from tests.llama import LlamaServer, llama
 from tests.relay import Relay, relay
 from tests.server import ServerProcess, free_port
@@ -47,6 +51,42 @@ async def stop(page: Page, upstream: Relay) -> float:
     return upstream.lost_at[-1] - float(pressed) / 1000
 
 
+@asynccontextmanager
+async def watched(checker: Checker, *sessions: str) -> AsyncIterator[None]:
+    """Follow the sessions beside the tabs, checking every event, until the block or the server ends."""
+    async with following(checker, sessions) as streams:
+        reading = [asyncio.create_task(_read(stream)) for stream in streams.values()]
+        try:
+            yield
+        finally:
+            for task in reading:
+                task.cancel()
+            ends = await asyncio.gather(*reading, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+
+async def _read(stream: Stream) -> None:
+    with suppress(OSError, StreamClosed):
+        while True:
+            await stream.next(timeout_seconds=None)
+
+
+async def transcript(checker: Checker, session_id: str) -> list[tuple[str, str, str, str]]:
+    """The conversation as the server tells it: id, role, status and text of each message."""
+    messages = (await checker.state(session_id))["messages"]
+    return [(m["id"], m["role"], m["status"], m["content"]) for m in messages]
+
+
+async def shown(page: Page) -> list[Any]:
+    """The conversation as a tab shows it: role, status and text of each message."""
+    return await page.get_by_test_id("message").evaluate_all(
+        """all => all.map((message) => [message.dataset.role, message.dataset.status,
+            message.querySelector('[data-testid=content]')?.innerText ?? ''])"""
+    )
+
+
 @pytest.mark.llama
 async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: Path, screenshots: Path) -> None:
     """Issue 2, done when 2: every word of it."""
@@ -59,7 +99,7 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             settings={"scripted": None, "default_model": None, "no_docs": None},
             flags=("--port", str(port), "--config", str(config)),
         )
-        async with server:
+        async with server, AsyncExitStack() as stack:
             context = await chromium.new_context(viewport={"width": 1000, "height": 800})
             complaints: list[str] = []
             a, b = await context.new_page(), await context.new_page()
@@ -72,10 +112,20 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             for page in (a, b, c):
                 await expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "connected")
 
+            # A client that believes nothing reads along, as the same visitor.
+            visitor = next(c["value"] for c in await context.cookies() if c["name"] == "chatserver_visitor")
+            checker = await stack.enter_async_context(
+                Checker(server.base_url, headers={"Cookie": f"chatserver_visitor={visitor}"})
+            )
+            watching = await stack.enter_async_context(AsyncExitStack())
+            await watching.enter_async_context(watched(checker, "story-a", "story-b"))
+            alpha, charlie, delta = (checker.canary("story-a") for _ in range(3))
+            bravo = checker.canary("story-b")
+
             # Two sessions, and a third tab on the first one's.
-            await say(a, "canaryalpha tell me something")
+            await say(a, f"{alpha} tell me something")
             await expect(answers(c, "streaming")).to_have_count(1)
-            await say(b, "canarybravo tell me something else")
+            await say(b, f"{bravo} tell me something else")
             await expect(answers(b, "streaming")).to_have_count(1)
             await a.screenshot(path=screenshots / "1-streaming.png")
 
@@ -98,14 +148,14 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             await expect(answers(b, "completed")).to_have_count(1, timeout=60_000)
 
             # A real tool server, by command and by /tool.
-            told = await b.evaluate(
+            answered = await b.evaluate(
                 """async () => (await fetch('/api/mcp-command', {method: 'POST',
                     headers: {'Content-Type': 'application/json'},
                     body: JSON.stringify({command: 'call_tool', session_id: 'story-b', args: {server: 'time',
                         name: 'get_current_time', arguments: {timezone: 'Europe/Berlin'}}})})).json()"""
             )
-            assert told["success"], told
-            assert "Europe/Berlin" in told["data"]["content"]
+            assert answered["success"], answered
+            assert "Europe/Berlin" in answered["data"]["content"]
             await b.locator("select[data-testid=model]").select_option("docs")
             await say(b, '/tool time.get_current_time {"timezone": "Asia/Tokyo"}')
             await expect(answers(b, "completed")).to_have_count(2)
@@ -114,33 +164,47 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             await b.screenshot(path=screenshots / "3-tool.png")
 
             # The server dies in the middle of an answer, and comes back.
-            await say(a, "canarycharlie and more")
+            await say(a, f"{charlie} and more")
             await expect(answers(a, "streaming")).to_have_count(1)
             await a.wait_for_function(
                 "() => [...document.querySelectorAll('[data-status=streaming]')].at(-1)?.innerText.length > 100"
             )
-            # What a crash may cost is half a second of text: wait until a checkpoint must have been made.
-            seen = await answers(a, "streaming").inner_text()
-            await a.wait_for_timeout(700)
+            # What a crash may cost is what came after the last checkpoint: wait for one that has what is there by now.
+            seen = (await transcript(checker, "story-a"))[-1][-1]
+            async with asyncio.timeout(20):
+                while len(server.checkpointed()) < len(seen):
+                    await asyncio.sleep(0.02)
+            told = {name: await transcript(checker, name) for name in ("story-a", "story-b")}
+            before = {page: await shown(page) for page in (a, b, c)}
             await server.kill9()
+            await watching.aclose()
+            checker.close()
             await expect(a.get_by_test_id("connection")).not_to_have_attribute("data-state", "connected")
             await a.screenshot(path=screenshots / "4-server-gone.png")
             await server.start()
+            await stack.enter_async_context(watched(checker, "story-a", "story-b"))
             for page in (a, b, c):
                 await expect(page.get_by_test_id("connection")).to_have_attribute(
                     "data-state", "connected", timeout=30_000
                 )
             for page in (a, c):
                 await expect(answers(page, "interrupted")).to_have_count(stops + 1)
-                text = await words(page)
-                assert "canaryalpha" in text
-                assert "canarycharlie" in text
-            cut = await answers(a, "interrupted").last.inner_text()
-            assert seen.split("\n")[0][:60] in cut
+            # The history is whole: every message of both sessions, at the server and in the tabs. Of the answer that
+            # was cut, there is what the last checkpoint had.
+            again = {name: await transcript(checker, name) for name in ("story-a", "story-b")}
+            assert again["story-b"] == told["story-b"]
+            assert again["story-a"][:-1] == told["story-a"][:-1]
+            assert again["story-a"][-1][:3] == (told["story-a"][-1][0], "assistant", "interrupted")
+            assert again["story-a"][-1][3].startswith(seen)
+            assert [alpha in m[3] for m in again["story-a"]].count(True) == 1
+            assert await shown(b) == before[b]
+            for page in (a, c):
+                assert (await shown(page))[:-1] == before[page][:-1]
+            assert await shown(a) == await shown(c)
             await a.screenshot(path=screenshots / "5-back.png")
 
             # And it works on.
-            await say(a, "canarydelta")
+            await say(a, delta)
             await expect(answers(a, "streaming")).to_have_count(1)
             await a.get_by_test_id("stop").click()
             await expect(answers(a, "interrupted")).to_have_count(stops + 2)
@@ -148,8 +212,8 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             # No tab shows another's conversation (the list beside it is of one person, and names all three), and a
             # stranger's browser shows no word of any.
             for page in (a, c):
-                assert "canarybravo" not in await words(page)
-            for word in ("canaryalpha", "canarycharlie", "canarydelta"):
+                assert bravo not in await words(page)
+            for word in (alpha, charlie, delta):
                 assert word not in await words(b)
             elsewhere = await chromium.new_context()
             stranger = await elsewhere.new_page()
@@ -157,7 +221,9 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
                 await stranger.goto(f"{server.base_url}/?session={session}")
                 await expect(stranger.get_by_test_id("error")).to_be_visible()
                 await expect(stranger.get_by_test_id("list-empty")).to_be_visible()
-                assert "canary" not in await stranger.content()
+                seen = await stranger.content()
+                assert not any(word in seen for word in (alpha, bravo, charlie, delta))
+            await checker.verify("story-a", "story-b")
             await elsewhere.close()
             assert complaints == []
             await context.close()

@@ -14,18 +14,20 @@ from tests.campaigns.campaign import chance
 from tests.campaigns.crowd import story_server
 from tests.campaigns.story_agent import story
 from tests.checker import Checker, Refused, StreamClosed
+from tests.conftest import ON_CI
 
 pytestmark = pytest.mark.chaos
 
 SEED = 20261121
-# Twice what the campaign allows: beside other tests, on a machine that may stall for a second.
-CHECKPOINT_SECONDS = 2 * kill9.CHECKPOINT_SECONDS
+# Far more than the campaign allows: beside other tests, on a machine that stalls. That a checkpoint is made every half
+# second is shown on virtual time (tests/core/test_checkpoints.py).
+CHECKPOINT_SECONDS = 10.0
 
 
 async def test_a_killed_server_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    """Several kills at random moments on the same data; the campaign does a hundred."""
+    """Twenty kills on CI, four elsewhere, at random moments on the same data; the campaign does a hundred."""
     async with kill9.opened(tmp_path, checkpoint_seconds=CHECKPOINT_SECONDS) as one:
-        for number in range(4):
+        for number in range(20 if ON_CI else 4):
             counted = await one(number, chance(SEED, number))
             assert counted["acknowledged_turns"] > 0
 
@@ -58,7 +60,7 @@ async def test_a_server_killed_while_it_answers_anew_keeps_both_answers(tmp_path
 async def test_a_stopped_server_ends_every_turn_and_says_goodbye(tmp_path: Path) -> None:
     """SIGTERM while clients are at work, with half a second to drain; the campaign does twenty whole ones."""
     async with sigterm.opened(tmp_path, drain_seconds=0.5) as one:
-        for number in range(3):
+        for number in range(5 if ON_CI else 3):
             counted = await one(number, chance(SEED, number))
             assert counted["acknowledged_turns"] > 0
 
@@ -107,12 +109,12 @@ async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_running_answer_is_checkpointed(tmp_path: Path) -> None:
-    """Of an answer that a kill cut, at most the last checkpoint's time is missing, and the context keeps it."""
+    """Of an answer that a kill cut, all is there that was in a checkpoint, and the context keeps it."""
     async with story_server(tmp_path / "data") as server, Checker(server.base_url) as checker:
         async with checker.follow("cut") as stream:
             await checker.send("cut", story(10_000, 10, f"{checker.canary('cut')} tick"))
-            started = time.monotonic()
-            await stream.until(lambda _: time.monotonic() - started > CHECKPOINT_SECONDS + 0.5)
+            await stream.until(lambda _: server.checkpointed() != "")
+            saved = server.checkpointed()
             killed_at = time.monotonic()
             await server.kill9()
         checker.close()
@@ -121,7 +123,8 @@ async def test_a_running_answer_is_checkpointed(tmp_path: Path) -> None:
         assert len(cut) == 1
         answer = (await checker.state("cut"))["messages"][-1]
         assert answer["status"] == "interrupted"
-        assert len(answer["content"]) > 0
+        assert saved
+        assert answer["content"].startswith(saved)
 
 
 async def test_queued_messages_survive_a_kill_and_are_answered(tmp_path: Path) -> None:
