@@ -1,17 +1,19 @@
 """SessionDeletion: removes a session from store, streams and memory at once (spec U4).
 
 Invariants: while it is under way nothing new begins in the session. Its turn is stopped first and given
-`delete_grace_seconds` to end; a turn whose end the store can't take is ended here. `session.deleted` is the last event.
+`delete_grace_seconds` to end; a turn whose end the store can't take is ended here. `session.deleted` is the last event,
+told when the session is gone; what a long one held is removed from the store after that, a little at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from chatserver import events as ev
 from chatserver.agents.base import ToolServers
 from chatserver.config import Settings
-from chatserver.errors import InvalidRequest
+from chatserver.errors import ChatServerError, InvalidRequest
 from chatserver.live_session import LiveSession
 from chatserver.run import Run
 from chatserver.session_manager import SessionManager
@@ -69,6 +71,9 @@ class SessionDeletion:
             if not live.removed and live.queued:
                 self._queue.resting.add(live)  # the store is away; what was held back may go on
         await self._servers.close_session(live.key)
+        with suppress(ChatServerError):  # the store is away: maintenance goes on with it (session_manager.py)
+            while await self._store.clear_deleted():
+                pass
         return existed
 
     async def _delete_now(self, live: LiveSession) -> bool:

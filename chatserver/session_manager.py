@@ -286,6 +286,14 @@ class SessionManager:
             self._log.info("expired_sessions_purged", sessions=purged)
         return purged
 
+    async def clear_deleted(self) -> None:
+        """Remove what deleted sessions held and a crash, or a store that was away, has left."""
+        try:
+            while await self._store.clear_deleted():
+                pass
+        except ChatServerError as error:
+            self._log.warning("deleted_sessions_not_cleared", code=error.narrow_code)
+
     def drop_idle_logs(self) -> None:
         """Forget the logs of sessions that rest without subscribers, and what was read for their agents; a late return
         gets a snapshot."""
@@ -313,3 +321,4 @@ class SessionManager:
                 purging = True
             if purging:
                 purging = bool(await self.purge_expired())
+            await self.clear_deleted()

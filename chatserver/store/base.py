@@ -162,7 +162,18 @@ class Store(Protocol):
         where it has one. Raises NotFound."""
 
     async def delete_session(self, key: SessionKey) -> bool:
-        """Remove record, messages, turns and chunks; False where there was none."""
+        """Delete it with its messages, turns and chunks; False where there was none.
+
+        It is gone for everybody when this returns. Of a long one, what it held is removed by `clear_deleted`; until
+        then whoever would make a session of that key gets StoreUnavailable.
+        """
+
+    async def clear_deleted(self) -> bool:
+        """Remove what deleted sessions held, in one transaction of bounded size; whether more may be left.
+
+        To be repeated until it is False: after a deletion, and after a start, for what the process before did not get
+        done. It costs nothing where nothing is left.
+        """
 
     async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
         """Up to `limit` messages of the branch that ends at `leaf_id` (the active one where None), oldest first.

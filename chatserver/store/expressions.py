@@ -18,7 +18,13 @@ def p(column: ColumnElement[Any], name: str | None = None) -> BindParameter[Any]
 
 
 def of_session(table: FromClause) -> ColumnElement[bool]:
-    """The rows of the session `tenant`, `session_id`."""
+    """The rows of the session `tenant`, `session_id`; none of `sessions` where it is deleted (removal.py)."""
+    there = of_key(table)
+    return and_(there, table.c.buried_owner.is_(None)) if "buried_owner" in table.c else there
+
+
+def of_key(table: FromClause) -> ColumnElement[bool]:
+    """The rows of that session, deleted or not."""
     return and_(table.c.tenant == p(table.c.tenant), table.c.session_id == p(table.c.session_id))
 
 

@@ -15,8 +15,8 @@ from chatserver.store.base import (
     SessionStats,
     SessionSummary,
 )
-from chatserver.store.operations import delete_session
 from chatserver.store.recovery import forget_some_deleted
+from chatserver.store.removal import Room, delete_session
 from chatserver.store.rows import Row, key_params, record_of
 from chatserver.store.search import matches
 from chatserver.store.transaction import Transaction
@@ -108,14 +108,13 @@ def purge_some(
     before = now - kept_seconds
     due = tx.all(tx.sql.due_sessions, {"before": before, "limit": limit})
     purged: list[SessionKey] = []
-    room = search.TOGETHER_CHARS
+    room = Room()
     for tenant, session_id, expires_at in due:
         key = SessionKey(tenant, session_id)
         if expires_at < before and key not in spare:
-            row = tx.one(tx.sql.record, key_params(key))
-            if row is not None and (room := search.remove(tx, row, room)) < 0:
+            if not room.is_left:
                 return tuple(purged), True
-            delete_session(tx, key=key)
+            delete_session(tx, key=key, room=room)
             purged.append(key)
         else:  # it was extended, or is in use
             look_at = before + _SPARED_SECONDS if expires_at < before else expires_at

@@ -180,11 +180,19 @@ def due() -> ClauseElement:
     c = sessions.c
     return (
         select(c.tenant, c.session_id, c.expires_at)
-        .where(c.look_at < p(c.look_at, "before"))
+        .where(c.look_at < p(c.look_at, "before"), c.buried_owner.is_(None))
         .order_by(c.look_at)
         .limit(_LIMIT)
         .offset(ZERO)
     )
+
+
+def buried() -> Any:
+    """One session that is deleted and not removed yet, with the owner that it had."""
+    c = sessions.c
+    owner = func.nullif(c.buried_owner, literal_column("''", Text)).label("owner")
+    columns = (owner if name == "owner" else c[name] for name in ROW_COLUMNS)
+    return select(*columns).where(c.buried_owner.is_not(None)).limit(ONE).offset(ZERO)
 
 
 def forget_deleted() -> ClauseElement:
@@ -199,7 +207,7 @@ def sessions_behind() -> Any:
     c = sessions.c
     return (
         select(*(c[name] for name in ROW_COLUMNS))
-        .where(c.tenant == p(c.tenant), c.session_id > p(c.session_id))
+        .where(c.tenant == p(c.tenant), c.session_id > p(c.session_id), c.buried_owner.is_(None))
         .order_by(c.session_id)
         .limit(_LIMIT)
         .offset(ZERO)

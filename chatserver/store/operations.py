@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chatserver.errors import Conflict, NotFound, TooLarge
+from chatserver.errors import ChatServerError, Conflict, NotFound, StoreUnavailable, TooLarge
 from chatserver.message import Message
 from chatserver.store import search
 from chatserver.store.base import (
@@ -24,6 +24,7 @@ from chatserver.store.base import (
     StoredSession,
     StoredTurn,
 )
+from chatserver.store.removal import still_there
 from chatserver.store.rows import (
     Row,
     change_params,
@@ -152,9 +153,12 @@ def insert_session(tx: Transaction, params: Mapping[str, Any]) -> Row | None:
     return row
 
 
-def create_session(tx: Transaction, *, record: SessionRecord) -> SessionRecord:
+def create_session(tx: Transaction, *, record: SessionRecord) -> SessionRecord | StoreUnavailable:
     row = insert_session(tx, new_session_params(record)) or tx.one(tx.sql.record, key_params(record.key))
-    assert row is not None  # noqa: S101 - it was inserted or it was there
+    if row is None:
+        buried = still_there(tx, record.key)
+        assert buried is not None  # noqa: S101 - it was inserted, or it was there, deleted or not
+        return buried
     return record_of(row)
 
 
@@ -194,15 +198,13 @@ def _take_out(tx: Transaction, row: Row) -> None:
         row = tx.one(tx.sql.record, {"tenant": row[0], "session_id": row[1]}) or row
 
 
-def delete_session(tx: Transaction, *, key: SessionKey) -> bool:
+def delete_whole(tx: Transaction, *, key: SessionKey) -> None:
+    """In one transaction, however much it holds: for an import, which replaces a session at once or not at all."""
     row = tx.one(tx.sql.record, key_params(key))
-    if row is None:
-        return False
-    _take_out(tx, row)
-    tx.run(tx.sql.delete_session, key_params(key))  # messages, turns and chunks go with it
-    # One more than the last: the deletion's own event is numbered with a fence that nobody commits.
-    tx.run(tx.sql.bury_session, {**key_params(key), "fence": record_of(row).fence + 1, "found_at": None})
-    return True
+    if row is not None:
+        _take_out(tx, row)
+        tx.run(tx.sql.remember_fence, {**key_params(key), "fence": record_of(row).fence + 1, "found_at": None})
+        tx.run(tx.sql.remove_session, key_params(key))  # messages, turns and chunks go with it
 
 
 def add_message(
@@ -214,7 +216,7 @@ def add_message(
     new_fence: bool,
     expires_at: float,
     now: float,
-) -> SessionRecord | NotFound:
+) -> SessionRecord | NotFound | StoreUnavailable:
     row = None
     if create is not None:
         row = insert_session(
@@ -233,7 +235,7 @@ def add_message(
             },
         )
         if row is None:
-            return _no_session(key)
+            return (still_there(tx, key) if create is not None else None) or _no_session(key)
     record = record_of(row)
     tx.run(tx.sql.insert_message, message_params(key, record.message_count, message))
     return record
@@ -261,7 +263,7 @@ def choose_leaf(tx: Transaction, *, key: SessionKey, leaf_id: str) -> SessionRec
 
 def fork_session(
     tx: Transaction, *, key: SessionKey, message_id: str, create: SessionRecord, limit: int, max_bytes: int
-) -> SessionRecord | NotFound | Conflict | TooLarge:
+) -> SessionRecord | ChatServerError:
     params = {**key_params(key), "leaf_id": message_id, "count": limit + 1, "copy_id": create.key.session_id}
     measured = tx.one(tx.sql.measure_branch, {**params, "max_bytes": max_bytes})
     count, running, held = measured if measured is not None else (0, 0, 0)
@@ -275,7 +277,7 @@ def fork_session(
         return TooLarge(f"a branch of more than {max_bytes} bytes of text cannot be copied", code="branch_too_long")
     row = insert_session(tx, new_session_params(create, message_count=count, leaf_id=message_id))
     if row is None:
-        return Conflict(f"there is a session {create.key.session_id!r} already")
+        return still_there(tx, create.key) or Conflict(f"there is a session {create.key.session_id!r} already")
     tx.run(tx.sql.copy_branch, params | {"count": count})
     return record_of(row)
 
@@ -283,7 +285,7 @@ def fork_session(
 # --- turns ---
 
 
-def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | NotFound | Conflict:
+def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | ChatServerError:
     sql, key, answer = tx.sql, start.key, start.answer
     sibling = start.edits or start.regenerates
     if sibling is not None and tx.one(sql.message, {**key_params(key), "message_id": sibling}) is None:
@@ -338,13 +340,13 @@ def start_turn(tx: Transaction, *, start: StartTurn) -> Started | Duplicate | No
         added = add_message(
             tx, key=key, message=message, create=None, new_fence=False, expires_at=start.expires_at, now=start.now
         )
-        if isinstance(added, NotFound):
+        if not isinstance(added, SessionRecord):
             raise added  # cannot be, its row was changed just above; nothing of the turn is to stay then
         record = added
     return Started(record.fence, record)
 
 
-def _why_not(tx: Transaction, start: StartTurn) -> Duplicate | NotFound | Conflict:
+def _why_not(tx: Transaction, start: StartTurn) -> Duplicate | ChatServerError:
     """Why a session could not take a turn; nothing has been written."""
     key = start.key
     if not start.queued and start.client_message_id is not None:
@@ -352,7 +354,7 @@ def _why_not(tx: Transaction, start: StartTurn) -> Duplicate | NotFound | Confli
         if known is not None:
             return Duplicate(known)
     if read_record(tx, key=key) is None:
-        return _no_session(key)
+        return (still_there(tx, key) if start.create is not None else None) or _no_session(key)
     if tx.one(tx.sql.running_turn, key_params(key)) is not None:
         return Conflict("a turn is running in this session", code="busy")
     return NotFound(f"no turn {start.turn_id!r} is queued in this session")

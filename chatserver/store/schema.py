@@ -72,11 +72,16 @@ sessions = Table(
     # Whether it has a title of its own, by a person or by auto-naming: then auto-naming leaves it alone, whatever the
     # title looks like.
     Column("is_named", Boolean, nullable=False, server_default="0"),
+    # Of a session that is deleted while its messages are still being removed (removal.py): who owned it, empty for
+    # nobody. It has no owner then, and is there for nothing else. Null for all others.
+    Column("buried_owner", Text),
     PrimaryKeyConstraint("tenant", "session_id"),
     Index("sessions_by_look", "look_at"),
     sqlite_with_rowid=False,
 )
-ROW_COLUMNS = tuple(c.name for c in sessions.c if c.name != "look_at")
+ROW_COLUMNS = tuple(c.name for c in sessions.c if c.name not in ("look_at", "buried_owner"))
+_buried = sessions.c.buried_owner.is_not(None)
+Index("sessions_buried", sessions.c.tenant, sessions.c.session_id, sqlite_where=_buried, postgresql_where=_buried)
 
 # A person's sessions, newest first, all and by project (spec P2, U2), with what lists and sums look at, so that they
 # read the index alone. A session without an owner is in no list, and costs them nothing.

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from chatserver.config import Settings
 from chatserver.errors import StartupError, StoreFull, StoreUnavailable
 from chatserver.message import Message, Usage
-from chatserver.store import listing, operations, recovery, search, sqlite, usage
+from chatserver.store import listing, operations, recovery, removal, search, sqlite, usage
 from chatserver.store import whole as whole_sessions
 from chatserver.store.accounts import AccountStore
 from chatserver.store.base import (
@@ -177,6 +177,7 @@ class SqlStore:
             )
         )
         self._indexing = asyncio.Lock()
+        self._may_be_buried = writable  # by the process before; else nothing is looked for after a deletion
         # Sessions, and owners by tenant, whose texts are leaving the index.
         self._taken_out: Counter[SessionKey] = Counter()
         self._given_away: Counter[tuple[str, str]] = Counter()
@@ -347,8 +348,20 @@ class SqlStore:
         return await self._writer.submit(work)
 
     async def delete_session(self, key: SessionKey) -> bool:
-        async with self._out_of_index(key):
-            return await self._writer.submit(partial(operations.delete_session, key=key))
+        deleted = await self._index(partial(removal.delete_session, key=key))
+        self._may_be_buried |= deleted == "buried"
+        return deleted != "absent"
+
+    async def clear_deleted(self) -> bool:
+        if not self._may_be_buried:
+            return False
+        self._may_be_buried = False
+        more = True  # where it fails or is cancelled, too
+        try:
+            more = await self._index(removal.clear_some)
+        finally:
+            self._may_be_buried |= more
+        return more
 
     async def add_message(
         self,
@@ -437,7 +450,8 @@ class SqlStore:
         self, now: float, limit: int, *, kept_seconds: float = 0.0, spare: Collection[SessionKey] = ()
     ) -> tuple[SessionKey, ...]:
         work = partial(listing.purge_some, now=now, limit=limit, kept_seconds=kept_seconds, spare=frozenset(spare))
-        while True:
-            purged, more = await self._index(work)
-            if purged or not more:
-                return purged
+        purged, _ = await self._index(work)
+        self._may_be_buried |= bool(purged)
+        while await self.clear_deleted():
+            pass
+        return purged

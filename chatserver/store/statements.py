@@ -44,6 +44,7 @@ from chatserver.store.account_statements import AccountStatements
 from chatserver.store.expressions import ONE as _ONE
 from chatserver.store.expressions import TWO as _TWO
 from chatserver.store.expressions import ZERO as _ZERO
+from chatserver.store.expressions import of_key
 from chatserver.store.expressions import of_session as _key
 from chatserver.store.expressions import of_turn as _turn
 from chatserver.store.expressions import p as _p
@@ -148,6 +149,7 @@ class Statements:
             "look_at": _p(sessions.c.expires_at),
             "number": func.coalesce(last_number, _ZERO) + _ONE,
             "indexed_seq": literal_column("-1", Integer),
+            "buried_owner": literal_column("NULL"),
         }
         self.insert_session = make(
             insert(sessions).values(values(sessions, **made)).on_conflict_do_nothing().returning(*RECORD)
@@ -214,8 +216,17 @@ class Statements:
             )
             .returning(*RECORD)
         )
-        self.delete_session = make(delete(sessions).where(_key(sessions)))
         self.bury_session = make(
+            update(sessions)
+            .where(_key(sessions))
+            .values(buried_owner=func.coalesce(sessions.c.owner, literal_column("''")), owner=literal_column("NULL"))
+        )
+        self.buried_session = make(listing_statements.buried())
+        self.is_buried = make(
+            select(_ONE).select_from(sessions).where(of_key(sessions), sessions.c.buried_owner.is_not(None))
+        )
+        self.remove_session = make(delete(sessions).where(of_key(sessions)))
+        self.remember_fence = make(
             insert(deleted_sessions)
             .values(values(deleted_sessions))
             .on_conflict_do_update(
@@ -257,6 +268,23 @@ class Statements:
             update(messages)
             .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
             .values(metadata=_p(messages.c.metadata))
+        )
+        self.some_messages, self.some_turns = (
+            make(
+                select(identifier).where(_key(identifier.table)).limit(bindparam("limit", type_=Integer)).offset(_ZERO)
+            )
+            for identifier in (messages.c.message_id, turns.c.turn_id)
+        )
+        # What they held is told, which is what removing them costs.
+        self.remove_message = make(
+            delete(messages)
+            .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
+            .returning(held_bytes(messages))
+        )
+        self.remove_turn = make(
+            delete(turns)
+            .where(_turn(turns))
+            .returning(func.coalesce(func.length(cast(turns.c.message, LargeBinary)), _ZERO))
         )
         self.measure_branch = make(_measure_branch())
         self.copy_branch = make(_copy_branch(insert))
@@ -358,7 +386,9 @@ class Statements:
         )
         self.due_sessions = make(listing_statements.due())
         self.count_sessions = make(
-            select(func.count()).select_from(sessions).where(sessions.c.tenant == _p(sessions.c.tenant))
+            select(func.count())
+            .select_from(sessions)
+            .where(sessions.c.tenant == _p(sessions.c.tenant), sessions.c.buried_owner.is_(None))
         )
         self.sessions_behind = make(listing_statements.sessions_behind())
         self.look_later = make(update(sessions).where(_key(sessions)).values(look_at=_p(sessions.c.look_at)))
@@ -388,7 +418,7 @@ class Statements:
         self.content = make(
             select(messages.c.content).where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
         )
-        self.mark_indexed = make(update(sessions).where(_key(sessions)).values(indexed_seq=indexed))
+        self.mark_indexed = make(update(sessions).where(of_key(sessions)).values(indexed_seq=indexed))
 
         # --- readiness ---
         self.any_session = make(select(exists(select(_ONE).select_from(sessions))))
@@ -426,6 +456,16 @@ class Statements:
         return known
 
 
+def held_bytes(of: FromClause) -> ColumnElement[Any]:
+    """The bytes of text that a message holds: contents, reasoning and tool calls."""
+    # As bytes: SQLite counts the characters of a text up to its first NUL.
+    content, reasoning, tool_calls = (
+        func.length(cast(c, LargeBinary)) for c in (of.c.content, of.c.reasoning, of.c.tool_calls)
+    )
+    held: ColumnElement[Any] = content + reasoning + func.coalesce(tool_calls, _ZERO)
+    return held
+
+
 def _walk(*names: str, is_measured: bool = False) -> CTE:
     """Up to `count` messages of the branch that ends at `leaf_id`, from child to parent, with their `depth` from 1 on.
 
@@ -439,10 +479,7 @@ def _walk(*names: str, is_measured: bool = False) -> CTE:
     parent = messages.alias("parent")
 
     def held(of: FromClause) -> list[ColumnElement[Any]]:
-        # As bytes: SQLite counts the characters of a text up to its first NUL.
-        texts = (func.length(cast(c, LargeBinary)) for c in (of.c.content, of.c.reasoning, of.c.tool_calls))
-        content, reasoning, tool_calls = texts
-        return [(content + reasoning + func.coalesce(tool_calls, _ZERO)).label("held")] if is_measured else []
+        return [held_bytes(of).label("held")] if is_measured else []
 
     leaf = (
         select(*(messages.c[name] for name in names), literal_column("1", Integer).label("depth"), *held(messages))

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from chatserver.errors import Conflict
+from chatserver.errors import Conflict, StoreUnavailable
 from chatserver.message import Message
 from chatserver.store.base import Imported, SessionKey, SessionRecord, WholeSession
-from chatserver.store.operations import delete_session, insert_session, load
+from chatserver.store.operations import delete_whole, insert_session, load
 from chatserver.store.recovery import with_chunks
+from chatserver.store.removal import still_there
 from chatserver.store.rows import (
     key_params,
     message_of,
@@ -53,7 +54,7 @@ def _with_checkpoints(tx: Transaction, key: SessionKey, answer: Message) -> Mess
     return with_chunks(answer, bodies)
 
 
-def import_session(tx: Transaction, *, whole: WholeSession, do_replace: bool) -> Imported | Conflict:
+def import_session(tx: Transaction, *, whole: WholeSession, do_replace: bool) -> Imported | Conflict | StoreUnavailable:
     """Insert a session with all that belongs to it, where it is not there already."""
     key = whole.record.key
     there = load(tx, key=key, limit=0)
@@ -64,7 +65,9 @@ def import_session(tx: Transaction, *, whole: WholeSession, do_replace: bool) ->
             return "same"
         if not do_replace:
             return Conflict(f"there is another session {key.session_id!r} in tenant {key.tenant!r}")
-        delete_session(tx, key=key)
+        delete_whole(tx, key=key)
+    elif (buried := still_there(tx, key)) is not None:
+        return buried
     _insert(tx, whole)
     return "added" if there is None else "replaced"
 

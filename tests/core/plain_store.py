@@ -596,6 +596,9 @@ class PlainStore:
 
         return await self._do(work)
 
+    async def clear_deleted(self) -> bool:
+        return False
+
     async def count_sessions(self, tenant: str) -> int:
         return await self._do(lambda: sum(key.tenant == tenant for key in self._sessions))
 

@@ -24,6 +24,7 @@ WRITES = (
     "update_session",
     "name_session",
     "delete_session",
+    "clear_deleted",
     "annotate_message",
     "choose_leaf",
     "fork_session",

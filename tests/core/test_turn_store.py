@@ -151,6 +151,23 @@ def test_an_end_that_the_store_never_takes_is_told_as_failed_and_saved_later(out
 
 
 @virtual
+async def test_what_a_deleted_session_held_is_removed_when_the_store_is_back() -> None:
+    """The session is gone for its tabs all the same; maintenance goes on with the rest."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.system("s", "x")
+        w.store.break_("clear_deleted")
+        assert await w.delete("s") is True
+        await settle()
+        assert reader.types[-1] == "session.deleted"
+        assert await w.record("s") is None
+        w.store.mend()
+        w.store.calls.clear()
+        await advance(10)
+        assert "clear_deleted" in w.store.calls
+
+
+@virtual
 async def test_a_message_after_an_unsaved_end_commits_that_first() -> None:
     """Or is refused; the session never goes on over a hole."""
     async with world() as w:

@@ -172,6 +172,7 @@ ALLOWED = (
     "SCAN branch",
     "SCAN page",
     "deleted_sessions_by_found",
+    "sessions_buried",
     "VIRTUAL TABLE INDEX 0:M",  # a full-text match
 )
 
