@@ -59,9 +59,16 @@ class Place:
 
 
 class Branches:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, store: Store, manager: SessionManager, under_way: UnderWay, ends: TurnEnds) -> None:
+    Args:
+        page_bytes: of the messages that are read together.
+    """
+
+    def __init__(
+        self, store: Store, manager: SessionManager, under_way: UnderWay, ends: TurnEnds, page_bytes: int
+    ) -> None:
+        self._page_bytes = page_bytes
         self._store = store
         self._manager = manager
         self._under_way = under_way
@@ -207,8 +214,8 @@ class Branches:
     async def _stretch(self, key: SessionKey, leaf_id: str | None, limit: int = WINDOW_MESSAGES) -> Stretch:
         if leaf_id is None:
             return Stretch((), has_more=False)
-        messages = await self._store.messages(key, leaf_id=leaf_id, limit=limit + 1)
-        return Stretch(messages[-limit:], has_more=len(messages) > limit)
+        messages = await self._store.messages(key, leaf_id=leaf_id, limit=limit, max_bytes=self._page_bytes)
+        return Stretch(messages, has_more=messages[0].parent_id is not None)
 
     async def _find(self, live: LiveSession, message_id: str) -> Message:
         message = await self._store.message(live.key, message_id)

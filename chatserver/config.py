@@ -291,6 +291,10 @@ class Settings(BaseSettings):
         1 << 30, description="estimated bytes of live sessions before the least recently used leave"
     )
     max_message_chars: Count = Field(32_000, description="a user's message; over it 413")
+    message_page_bytes: Size = Field(
+        4 << 20,
+        description="text of the messages in one page or snapshot, about 1,000 of a book's; the rest comes in others",
+    )
     max_metadata_bytes: Size = Field(16 << 10, description="a session's or message's metadata as JSON; over it 413")
     queue_limit: Count = Field(8, description="messages waiting behind a running turn; over it 429")
     delete_grace_seconds: Seconds = Field(5, description="how long deleting a session waits for its turn to end")

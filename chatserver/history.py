@@ -12,7 +12,7 @@ from chatserver.agents.context import TOKENS_PER_MESSAGE
 from chatserver.live_session import LiveSession, Past, size_of
 from chatserver.message import Message
 from chatserver.store.base import SessionKey, Store
-from chatserver.usage import estimate_tokens
+from chatserver.usage import BYTES_PER_TOKEN, estimate_tokens
 
 # Read at first beyond the live window, and doubled each time.
 FIRST_PAGE = 400
@@ -23,29 +23,33 @@ MAX_SYSTEM_MESSAGES = 100
 
 
 async def full_history(
-    store: Store, live: LiveSession, recent: tuple[Message, ...], model: ModelSettings
+    store: Store, live: LiveSession, recent: tuple[Message, ...], older_id: str | None, model: ModelSettings
 ) -> tuple[Message, ...]:
     """`recent` with what stands before it on its branch, as far as the model can hold it, oldest first.
 
     Args:
-        recent: the newest messages of a branch that has more; at least one.
+        recent: the newest messages of a branch.
+        older_id: the message before them; None where there is none, and nothing is read.
     Raises: what the store raises. Cancelling is safe.
     """
+    if older_id is None:
+        return recent
     past = live.past
-    continued = _continued(past, recent) if past is not None and past.read_for == model.context_tokens else None
+    continued = (
+        _continued(past, recent, older_id) if past is not None and past.read_for == model.context_tokens else None
+    )
     if continued is None:
-        messages = await _read(store, live.key, recent, model)
+        messages = await _read(store, live.key, recent, older_id, model)
         older = len(messages) - len(recent)
         continued = Past(messages, older, size_of(messages[:older]), model.context_tokens)
     live.past = continued
     return continued.messages
 
 
-def _continued(past: Past, recent: tuple[Message, ...]) -> Past | None:
+def _continued(past: Past, recent: tuple[Message, ...], older_id: str) -> Past | None:
     """What was given before with what came since; None where it has to be read anew."""
-    parent_id = recent[0].parent_id
     for at in range(max(past.older - 1, 0), len(past.messages)):
-        if past.messages[at].id == parent_id:
+        if past.messages[at].id == older_id:
             left = past.messages[past.older : at + 1]  # the window since
             grown = past.grown + len(left)
             if grown > FIRST_PAGE:  # it may hold much that the model has no room for any more
@@ -56,17 +60,18 @@ def _continued(past: Past, recent: tuple[Message, ...]) -> Past | None:
 
 
 async def _read(
-    store: Store, key: SessionKey, recent: tuple[Message, ...], model: ModelSettings
+    store: Store, key: SessionKey, recent: tuple[Message, ...], older_id: str | None, model: ModelSettings
 ) -> tuple[Message, ...]:
     history, limit = recent, FIRST_PAGE
     room = model.context_tokens - sum(map(_least_tokens, recent))
-    while room > 0 and (parent_id := history[0].parent_id) is not None and len(history) < MAX_MESSAGES:
-        older = await store.messages(key, leaf_id=parent_id, limit=limit)
+    while room > 0 and older_id is not None and len(history) < MAX_MESSAGES:
+        # Not much more than there is room for: a page of long answers could be hundreds of megabytes.
+        older = await store.messages(key, leaf_id=older_id, limit=limit, max_bytes=room * BYTES_PER_TOKEN)
         room -= sum(map(_least_tokens, older))
-        history = older + history
+        history, older_id = older + history, older[0].parent_id
         limit *= 2
-    if (parent_id := history[0].parent_id) is not None:
-        history = await store.system_messages(key, leaf_id=parent_id, limit=MAX_SYSTEM_MESSAGES) + history
+    if older_id is not None:
+        history = await store.system_messages(key, leaf_id=older_id, limit=MAX_SYSTEM_MESSAGES) + history
     return history
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
 from typing_extensions import TypedDict
 
 Role = Literal["user", "assistant", "system", "tool"]
@@ -89,6 +90,11 @@ class Message:
     usage: Usage | None = None
     metadata: Mapping[str, Any] = field(default_factory=no_metadata)
     siblings: tuple[str, ...] = ()
+
+    def held_bytes(self) -> int:
+        """The bytes in UTF-8 of what it says: contents, reasoning, tool calls and metadata."""
+        texts = sum(len(t) if t.isascii() else len(t.encode()) for t in (self.content, self.reasoning))
+        return texts + sum(len(orjson.dumps(part)) for part in (self.tool_calls, self.metadata) if part)
 
     def wire(self) -> dict[str, Any]:
         """As JSON-ready fields; orjson makes the same of the record itself, four times faster."""

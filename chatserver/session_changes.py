@@ -69,6 +69,7 @@ class SessionChanges:
             live.record = record
             if live.run is None:
                 live.begin_fence(record.fence)
+                self._manager.lighten(live)
             sid = live.key.session_id
             live.append_together(ev.MessageCreated(sid, message), ev.SessionUpdated(sid, told))
             self._manager.remeasure(live)

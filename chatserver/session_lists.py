@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 
 from chatserver.clock import Clock
+from chatserver.config import Settings
 from chatserver.errors import Conflict, NotFound
 from chatserver.live_session import LiveSession
 from chatserver.message import Message
@@ -24,14 +25,15 @@ from chatserver.store.base import (
     Store,
 )
 from chatserver.store.usage_records import UsageRow
-from chatserver.transfer_source import FIRST_BATCH, Export, begin_export, next_batch
+from chatserver.transfer_source import BATCH_BYTES, MAX_BATCH, Export, begin_export
 from chatserver.usage import day_of
 
 
 class SessionLists:
     """See the module."""
 
-    def __init__(self, clock: Clock, store: Store, manager: SessionManager) -> None:
+    def __init__(self, settings: Settings, clock: Clock, store: Store, manager: SessionManager) -> None:
+        self._page_bytes = settings.message_page_bytes
         self._clock = clock
         self._store = store
         self._manager = manager
@@ -92,15 +94,18 @@ class SessionLists:
         today = day_of(self._clock.now())
         return await self._store.usage(principal.tenant, principal.owner, 0, today, project_id=project_id)
 
-    async def messages(self, live: LiveSession, *, offset: int, limit: int) -> tuple[Message, ...]:
-        """P4: a page of the active branch, oldest first; a running answer as it stands now. Raises NotFound."""
-        page = await self._store.message_page(live.key, offset=offset, limit=limit)
-        return tuple(_as_it_stands(live, message) for message in page)
+    async def messages(self, live: LiveSession, *, offset: int, limit: int) -> tuple[tuple[Message, ...], bool]:
+        """P4: a page of the active branch, oldest first, and whether there are newer ones; a running answer as it
+        stands now. Raises NotFound."""
+        page = await self._store.message_page(live.key, offset=offset, limit=limit, max_bytes=self._page_bytes)
+        has_more = bool(page) and page[-1].id != live.state.leaf_id()
+        return tuple(_as_it_stands(live, message) for message in page), has_more
 
     async def newest_messages(self, live: LiveSession, limit: int) -> tuple[tuple[Message, ...], bool]:
-        """The last `limit` messages of the active branch, oldest first, and whether there are older ones."""
-        found = await self._store.messages(live.key, leaf_id=None, limit=limit + 1)
-        return tuple(_as_it_stands(live, message) for message in found[-limit:]), len(found) > limit
+        """The last messages of the active branch, `limit` at most, oldest first, and whether there are older ones."""
+        found = await self._store.messages(live.key, leaf_id=None, limit=limit, max_bytes=self._page_bytes)
+        has_more = bool(found) and found[0].parent_id is not None
+        return tuple(_as_it_stands(live, message) for message in found), has_more
 
     def all_messages(self, live: LiveSession) -> AsyncGenerator[tuple[Message, ...], None]:
         """Every message of the active branch, oldest first, in pages; a running answer as it stands now.
@@ -115,14 +120,12 @@ class SessionLists:
     async def _pages(
         self, key: SessionKey, running: Mapping[str, Message]
     ) -> AsyncGenerator[tuple[Message, ...], None]:
-        offset, last_id, limit = 0, None, FIRST_BATCH
-        while page := await self._store.message_page(key, offset=offset, limit=limit):
+        offset, last_id = 0, None
+        while page := await self._store.message_page(key, offset=offset, limit=MAX_BATCH, max_bytes=BATCH_BYTES):
             if page[0].parent_id != last_id:
                 raise Conflict("another branch was chosen while it was read", code="branch_changed")
             yield tuple(running.get(m.id, m) if m.status == "streaming" else m for m in page)
-            if len(page) < limit:
-                return
-            offset, last_id, limit = offset + len(page), page[-1].id, next_batch(page)
+            offset, last_id = offset + len(page), page[-1].id
 
     async def export(self, live: LiveSession) -> Export:
         """All there is of the session, to be read batch by batch. Raises: NotFound where it is deleted meanwhile."""

@@ -30,6 +30,8 @@ from chatserver.state import WINDOW_MESSAGES, ChatState, QueuedTurn
 from chatserver.store.base import SessionKey, SessionRecord, Store, StoredSession
 from chatserver.streams.memory import MemoryLog
 
+# Of UTF-8; a session's size is known in characters.
+MAX_CHARACTER_BYTES = 4
 # How often provisional sessions and idle logs are looked at; their limits are a minute.
 TICK_SECONDS = 5.0
 # Live sessions between two moments for everything else: 100,000 at once would stop the loop for 13 ms.
@@ -112,7 +114,7 @@ class SessionManager:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loading[key] = done
         try:
-            stored = await self._store.load(key, WINDOW_MESSAGES)
+            stored = await self._store.load(key, WINDOW_MESSAGES, max_bytes=self._settings.message_page_bytes)
             live = self._live.get(key)  # created meanwhile by `pin_new`
             if live is None:
                 if stored is None:
@@ -191,6 +193,27 @@ class SessionManager:
             live.size = size
             if live.log.held_bytes:
                 self._logged.add(live)
+
+    def lighten(self, live: LiveSession) -> None:
+        """Leave out the older messages of a window whose texts have grown beyond `message_page_bytes`, and tell it.
+
+        Half of them stay, so that this is seldom. No turn runs, and the session is under a new fence.
+        """
+        most = self._settings.message_page_bytes
+        if (live.size - live.log.held_bytes) * MAX_CHARACTER_BYTES <= most:  # nearly always
+            return
+        messages = live.state.messages
+        sizes = [said.held_bytes() for said in messages]
+        if sum(sizes) <= most:
+            return
+        kept, room = 0, most // 2
+        for size in reversed(sizes):
+            room -= size
+            if room < 0 and kept:
+                break
+            kept += 1
+        if kept < len(messages):
+            live.change_branch(messages[-kept:], has_more=True)
 
     def remove(self, live: LiveSession) -> None:
         """Take a session out of memory now, ending its streams; no await in it."""

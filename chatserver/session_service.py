@@ -58,7 +58,7 @@ class SessionService(SessionAccess):
         models: Models,
     ) -> None:
         super().__init__(settings, clock, manager, turns, models)
-        self.lists = SessionLists(clock, store, manager)
+        self.lists = SessionLists(settings, clock, store, manager)
 
     # --- the record ---
 

@@ -140,11 +140,14 @@ class TurnLife:
         live.record = started.record
         if place.branch is not None:
             live.change_branch(place.branch.messages, place.branch.has_more)
-        history, has_more = tuple(live.state.current_messages()), live.state.has_more
+        else:
+            self._manager.lighten(live)
+        history = tuple(live.state.current_messages())
         sid = live.key.session_id
         told_first: list[ev.Event] = [ev.MessageCreated(sid, user_message, turn.turn_id)]
         if place.regenerates is not None:  # the message stands there already
             history, told_first = history[:-1], []
+        older_id = history[0].parent_id if history else user_message.parent_id
         history += tuple(carried)
         live.append_together(
             *told_first,
@@ -167,19 +170,20 @@ class TurnLife:
             run.finish("interrupted")
         # One task runs the agent and nearly always ends the turn too; where something else decides the outcome, or the
         # agent does not come to its end after it, another one has to.
-        run.pump = self._supervisor.spawn(self._run(run, entry, history, has_more=has_more), f"turn/{turn.turn_id}")
+        run.pump = self._supervisor.spawn(self._run(run, entry, history, older_id), f"turn/{turn.turn_id}")
         run.outcome.add_done_callback(lambda _: self._decided(run))
         return turn.turn_id
 
-    async def _run(self, run: Run, entry: Entry, recent: tuple[Message, ...], *, has_more: bool) -> None:
+    async def _run(self, run: Run, entry: Entry, recent: tuple[Message, ...], older_id: str | None) -> None:
         """Run the agent, and end the turn where that is still to be done.
 
         Args:
-            recent: the newest messages before the turn's; `has_more` says that the branch has older ones.
+            recent: the newest messages before the turn's.
+            older_id: the message before those; None where there is none.
         """
 
         async def history() -> tuple[Message, ...]:
-            return await full_history(self._store, run.live, recent, entry.settings) if has_more and recent else recent
+            return await full_history(self._store, run.live, recent, older_id, entry.settings)
 
         timeout = asyncio.get_running_loop().call_later(
             self._settings.turn_timeout_seconds,

@@ -76,7 +76,7 @@ class TurnRunner:
         self.changes = SessionChanges(clock, store, manager, self._under_way)
         self._queue = TurnQueue(clock, store, self.changes)
         self._ends = TurnEnds(clock, store, manager, log)
-        self.branches = Branches(store, manager, self._under_way, self._ends)
+        self.branches = Branches(store, manager, self._under_way, self._ends, settings.message_page_bytes)
         self._adoption = SessionAdoption(clock, store, manager)
         self._deletion = SessionDeletion(settings, store, manager, servers, self._ends, self._queue)
         pace = FlushPace(settings.flush_interval_seconds, settings.flush_interval_busy_seconds)

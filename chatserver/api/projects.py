@@ -143,12 +143,16 @@ async def add_message(request: web.Request) -> web.Response:
 
 
 async def list_messages(request: web.Request) -> web.Response:
-    """`GET …/messages`: a page of them, oldest first."""
+    """`GET …/messages`: a page of them, oldest first; the header `Link` says where it goes on."""
     query, sessions = read_query(request, MessagesQuery), services(request).sessions
     async with sessions.open_stored(caller_of(request), _session(request), project_id=_project(request)) as live:
         tell_session(request, live)
-        page = await sessions.lists.messages(live, offset=query.offset, limit=query.limit)
-        return json_response([message_wire(m, live.record) for m in page])
+        page, has_more = await sessions.lists.messages(live, offset=query.offset, limit=query.limit)
+        response = json_response([message_wire(m, live.record) for m in page])
+        if has_more:
+            further = request.rel_url.update_query(offset=str(query.offset + len(page)))
+            response.headers["Link"] = f'<{further}>; rel="next"'
+        return response
 
 
 async def full(request: web.Request) -> web.StreamResponse:

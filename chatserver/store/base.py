@@ -89,10 +89,13 @@ class Store(Protocol):
     async def ready(self) -> None:
         """Raise if a read or a write would fail now (readiness, spec L1)."""
 
-    async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
+    async def load(self, key: SessionKey, limit: int, *, max_bytes: int | None = None) -> StoredSession | None:
         """The session with its newest `limit` messages of the active branch, or None.
 
         Record, messages and queue are of one moment. A running answer is as its row stands, like in `messages`.
+
+        Args:
+            max_bytes: as in `messages`.
         """
 
     async def record(self, key: SessionKey) -> SessionRecord | None:
@@ -175,11 +178,17 @@ class Store(Protocol):
         done. It costs nothing where nothing is left.
         """
 
-    async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
+    async def messages(
+        self, key: SessionKey, *, leaf_id: str | None, limit: int, max_bytes: int | None = None
+    ) -> tuple[Message, ...]:
         """Up to `limit` messages of the branch that ends at `leaf_id` (the active one where None), oldest first.
 
         A running answer is as its row stands: what streams now is in the live session. Raises NotFound where the
         session or that leaf is not stored.
+
+        Args:
+            max_bytes: of their texts, tool calls and metadata together, in UTF-8; only as many of the newest are given
+                as fit, and one at least.
         """
 
     async def message(self, key: SessionKey, message_id: str) -> Message | None:
@@ -224,10 +233,15 @@ class Store(Protocol):
                 answer. TooLarge: over `limit` or `max_bytes`.
         """
 
-    async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
+    async def message_page(
+        self, key: SessionKey, *, offset: int, limit: int, max_bytes: int | None = None
+    ) -> tuple[Message, ...]:
         """Up to `limit` messages of the active branch from the `offset`-th on, oldest first.
 
         It walks the whole branch; `messages` with a leaf is the way upwards from a message. Raises NotFound.
+
+        Args:
+            max_bytes: as in `messages`, but of the oldest.
         """
 
     # --- many sessions ---

@@ -28,6 +28,7 @@ from chatserver.store.removal import still_there
 from chatserver.store.rows import (
     Row,
     change_params,
+    held_bytes,
     key_params,
     message_of,
     message_params,
@@ -62,22 +63,41 @@ def read_record(tx: Transaction, *, key: SessionKey) -> SessionRecord | None:
     return record_of(row) if row is not None else None
 
 
-def load(tx: Transaction, *, key: SessionKey, limit: int) -> StoredSession | None:
+def load(tx: Transaction, *, key: SessionKey, limit: int, max_bytes: int | None = None) -> StoredSession | None:
     record = read_record(tx, key=key)
     if record is None:
         return None
-    branch = _branch(tx, key, record.leaf_id, limit + 1)
+    branch = _branch(tx, key, record.leaf_id, limit, max_bytes)
     queue = tuple(map(queued_turn_of, tx.all(tx.sql.queue, key_params(key))))
-    has_more = len(branch) > limit
-    return StoredSession(record, tuple(branch[has_more:]), has_more, queue)
+    has_more = (branch[0].parent_id if branch else record.leaf_id) is not None
+    return StoredSession(record, tuple(branch), has_more, queue)
 
 
-def _branch(tx: Transaction, key: SessionKey, leaf_id: str | None, count: int) -> list[Message]:
-    """Up to `count` messages that end at `leaf_id`, oldest first."""
+def _branch(tx: Transaction, key: SessionKey, leaf_id: str | None, count: int, max_bytes: int | None) -> list[Message]:
+    """Up to `count` messages that end at `leaf_id`, oldest first, of up to `max_bytes`."""
     if leaf_id is None or count < 1:
         return []
-    rows = tx.all(tx.sql.branch, {**key_params(key), "leaf_id": leaf_id, "count": count})
-    return _with_siblings(tx, key, reversed(rows))
+    ids = tx.all(tx.sql.branch, {**key_params(key), "leaf_id": leaf_id, "count": count})
+    return _with_siblings(tx, key, reversed(_fitting(tx, key, ids, max_bytes)))
+
+
+def _fitting(tx: Transaction, key: SessionKey, ids: Iterable[Row], max_bytes: int | None) -> list[Row]:
+    """The rows of the first of these messages that have `max_bytes` together, of one at least.
+
+    Each is read when its turn comes: what does not fit is neither read nor held.
+    """
+    rows: list[Row] = []
+    held = 0
+    for (message_id,) in ids:
+        row = tx.one(tx.sql.message, {**key_params(key), "message_id": message_id})
+        if row is None:  # a damaged database
+            break
+        if max_bytes is not None:
+            held += held_bytes(row)
+            if held > max_bytes and rows:
+                break
+        rows.append(row)
+    return rows
 
 
 def _with_siblings(tx: Transaction, key: SessionKey, rows: Iterable[Row]) -> list[Message]:
@@ -89,13 +109,13 @@ def _siblings(tx: Transaction, key: SessionKey, group: str) -> tuple[str, ...]:
 
 
 def read_messages(
-    tx: Transaction, *, key: SessionKey, leaf_id: str | None, limit: int
+    tx: Transaction, *, key: SessionKey, leaf_id: str | None, limit: int, max_bytes: int | None = None
 ) -> tuple[Message, ...] | NotFound:
     if leaf_id is not None:
-        branch = _branch(tx, key, leaf_id, limit)
+        branch = _branch(tx, key, leaf_id, limit, max_bytes)
         return tuple(branch) if branch else NotFound(f"there is no message {leaf_id!r} in this session")
     record = read_record(tx, key=key)
-    return tuple(_branch(tx, key, record.leaf_id, limit)) if record is not None else _no_session(key)
+    return tuple(_branch(tx, key, record.leaf_id, limit, max_bytes)) if record is not None else _no_session(key)
 
 
 def read_message(tx: Transaction, *, key: SessionKey, message_id: str) -> Message | None:
@@ -123,14 +143,17 @@ def leaf_behind(tx: Transaction, *, key: SessionKey, message_id: str) -> str | N
     return record.leaf_id if record.leaf_id in behind else newest
 
 
-def read_message_page(tx: Transaction, *, key: SessionKey, offset: int, limit: int) -> tuple[Message, ...] | NotFound:
+def read_message_page(
+    tx: Transaction, *, key: SessionKey, offset: int, limit: int, max_bytes: int | None = None
+) -> tuple[Message, ...] | NotFound:
     record = read_record(tx, key=key)
     if record is None:
         return _no_session(key)
     if record.leaf_id is None:
         return ()
     page = {"leaf_id": record.leaf_id, "count": record.message_count, "offset": offset, "limit": limit}
-    return tuple(_with_siblings(tx, key, tx.all(tx.sql.branch_page, {**key_params(key), **page})))
+    ids = tx.all(tx.sql.branch_page, {**key_params(key), **page})
+    return tuple(_with_siblings(tx, key, _fitting(tx, key, ids, max_bytes)))
 
 
 def find_turn(tx: Transaction, *, key: SessionKey, client_message_id: str) -> str | None:

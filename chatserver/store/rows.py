@@ -165,6 +165,11 @@ def message_of(row: Row, siblings: tuple[str, ...] = ()) -> Message:
     )
 
 
+def held_bytes(row: Row) -> int:
+    """The bytes in UTF-8 of what a row of `messages` says: contents, reasoning, tool calls and metadata."""
+    return sum(len(t) if t.isascii() else len(t.encode()) for at in (6, 10, 11, 13) if (t := row[at]) is not None)
+
+
 def sibling_of(row: Row) -> str | None:
     """The group of siblings that a row of `messages` belongs to, named by the oldest of them."""
     group: str | None = row[-1]

@@ -207,8 +207,8 @@ class SqlStore:
 
     # --- reading ---
 
-    async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
-        return await self._reader.submit(partial(operations.load, key=key, limit=limit))
+    async def load(self, key: SessionKey, limit: int, *, max_bytes: int | None = None) -> StoredSession | None:
+        return await self._reader.submit(partial(operations.load, key=key, limit=limit, max_bytes=max_bytes))
 
     async def record(self, key: SessionKey) -> SessionRecord | None:
         return await self._reader.submit(partial(operations.read_record, key=key))
@@ -216,8 +216,12 @@ class SqlStore:
     async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
         return await self._reader.submit(partial(operations.find_turn, key=key, client_message_id=client_message_id))
 
-    async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
-        return await self._reader.submit(partial(operations.read_messages, key=key, leaf_id=leaf_id, limit=limit))
+    async def messages(
+        self, key: SessionKey, *, leaf_id: str | None, limit: int, max_bytes: int | None = None
+    ) -> tuple[Message, ...]:
+        return await self._reader.submit(
+            partial(operations.read_messages, key=key, leaf_id=leaf_id, limit=limit, max_bytes=max_bytes)
+        )
 
     async def message(self, key: SessionKey, message_id: str) -> Message | None:
         return await self._reader.submit(partial(operations.read_message, key=key, message_id=message_id))
@@ -230,8 +234,12 @@ class SqlStore:
     async def leaf_behind(self, key: SessionKey, message_id: str) -> str | None:
         return await self._reader.submit(partial(operations.leaf_behind, key=key, message_id=message_id))
 
-    async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
-        return await self._reader.submit(partial(operations.read_message_page, key=key, offset=offset, limit=limit))
+    async def message_page(
+        self, key: SessionKey, *, offset: int, limit: int, max_bytes: int | None = None
+    ) -> tuple[Message, ...]:
+        return await self._reader.submit(
+            partial(operations.read_message_page, key=key, offset=offset, limit=limit, max_bytes=max_bytes)
+        )
 
     async def list_sessions(
         self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
@@ -450,7 +458,9 @@ class SqlStore:
         self, now: float, limit: int, *, kept_seconds: float = 0.0, spare: Collection[SessionKey] = ()
     ) -> tuple[SessionKey, ...]:
         work = partial(listing.purge_some, now=now, limit=limit, kept_seconds=kept_seconds, spare=frozenset(spare))
-        purged, _ = await self._index(work)
+        purged, more = await self._index(work)
+        while more and not purged:
+            purged, more = await self._index(work)
         self._may_be_buried |= bool(purged)
         while await self.clear_deleted():
             pass

@@ -501,27 +501,19 @@ def _walk(*names: str, is_measured: bool = False) -> CTE:
 
 
 def _branch() -> ClauseElement:
-    """The newest `count` messages of a branch, newest first."""
-    walk = _walk(*MESSAGE_COLUMNS)
-    return select(*(walk.c[name] for name in MESSAGE_COLUMNS)).order_by(walk.c.depth)
+    """The ids of the newest `count` messages of a branch, newest first. The walk carries no text."""
+    walk = _walk("message_id")
+    return select(walk.c.message_id).order_by(walk.c.depth)
 
 
 def _branch_page() -> ClauseElement:
-    """Up to `limit` messages of a branch, oldest first, after `offset` of them: the walk carries no text."""
+    """The ids of up to `limit` messages of a branch, oldest first, after `offset` of them."""
     walk = _walk("message_id")
-    keys = (
-        select(walk.c.message_id, walk.c.depth)
+    return (
+        select(walk.c.message_id)
         .order_by(walk.c.depth.desc())
         .limit(bindparam("limit", type_=Integer))
         .offset(bindparam("offset", type_=Integer))
-        .subquery("page")
-    )
-    return (
-        select(*messages.c)
-        .select_from(keys)
-        .join(messages, messages.c.message_id == keys.c.message_id)
-        .where(_key(messages))
-        .order_by(keys.c.depth.desc())
     )
 
 

@@ -351,6 +351,46 @@ async def test_get_messages_with_pagination(person: Person) -> None:
         assert await person.refused("GET", f"{path}?{query}") == (422, "invalid_fields"), query
 
 
+@pytest.mark.parametrize("limit", [3, 1000])
+async def test_a_page_of_messages_holds_so_many_bytes_and_says_where_it_goes_on(serve: Serve, limit: int) -> None:
+    """Each message once, whole, in order, whichever way they are paged; one that is larger than a page comes alone."""
+    person = await person_of(await serve(message_page_bytes=1000))
+    session = await person.session()
+    path, texts = f"/api/projects/p/sessions/{session['id']}", [f"{n}:" + "x" * 400 for n in range(9)]
+    texts.insert(4, "y" * 3000)
+    for text in texts:
+        await person.ask("POST", f"{path}/messages", {"role": "user", "content": text})
+
+    onwards: list[str] = []
+    following = f"{path}/messages?limit={limit}"
+    while following:
+        _, page, headers = await person.api.get(following, headers=person.headers)
+        assert len(page) == 1 or sum(len(m["content"]) for m in page) <= 1000
+        assert len(page) in (1, 2)
+        onwards += [m["content"] for m in page]
+        found = re.fullmatch(r'<([^>]+)>; rel="next"', headers.get("Link", ""))
+        following = found[1] if found else ""
+    assert onwards == texts
+
+    upwards: list[str] = []
+    before, has_more = "", True
+    while has_more:
+        _, page = await person.ask("GET", f"/api/messages?session_id={session['id']}&limit={limit}{before}")
+        assert len(page["messages"]) in (1, 2)
+        upwards = [m["content"] for m in page["messages"]] + upwards
+        before, has_more = f"&before={page['messages'][0]['id']}", page["has_more"]
+    assert upwards == texts
+
+    _, whole = await person.ask("GET", f"{path}/full")
+    assert [m["content"] for m in whole["messages"]] == texts
+    _, newest = await person.ask("GET", f"/api/llm/sessions/{session['id']}?include_messages=true")
+    assert ([m["content"] for m in newest["messages"]], newest["has_more"]) == (texts[-2:], True)
+    for live in person.api.server.services.manager.live():
+        person.api.server.services.manager.remove(live)
+    _, state = await person.ask("GET", f"/api/state?session_id={session['id']}")
+    assert ([m["content"] for m in state["messages"]], state["has_more"]) == (texts[-2:], True)
+
+
 async def test_get_messages_from_nonexistent_session_fails(person: Person) -> None:
     """404."""
     assert await person.refused("GET", "/api/projects/p/sessions/no-such/messages") == (404, "session_not_found")

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from chatserver.errors import Conflict, NotFound, StoreUnavailable
-from chatserver.message import Usage
+from chatserver.message import ToolCall, ToolResult, Usage
 from chatserver.store.base import Chunk, Duplicate, FinishTurn, SessionKey, Started, StartTurn, Store
 from tests.store.build import (
     EXPIRES,
@@ -516,6 +516,44 @@ async def test_loading_gives_the_newest_messages_oldest_first(store: Store, limi
     assert loaded is not None
     assert [m.content for m in loaded.messages] == texts[-limit:]
     assert loaded.has_more is has_more
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "fit"), [(0, 1), (29, 1), (30, 1), (59, 1), (60, 2), (119, 3), (120, 4), (999, 4)]
+)
+async def test_as_many_messages_are_read_as_have_so_many_bytes(store: Store, max_bytes: int, fit: int) -> None:
+    """The newest of a branch and the oldest of a page, each whole, one at least: of texts and metadata."""
+    made = [
+        message("ü" * 15),
+        message("a" * 10, reasoning="b" * 20),
+        message("c" * 15, metadata={"d": "e" * 7}),
+        message("f" * 30),
+    ]
+    made = [replace(m, parent_id=made[at - 1].id if at else None) for at, m in enumerate(made)]
+    for m in made:
+        await store.add_message(KEY, m, create=record(), new_fence=True, expires_at=EXPIRES, now=NOW)
+
+    newest = await store.messages(KEY, leaf_id=None, limit=9, max_bytes=max_bytes)
+    loaded = await store.load(KEY, 9, max_bytes=max_bytes)
+    oldest = await store.message_page(KEY, offset=0, limit=9, max_bytes=max_bytes)
+
+    assert loaded is not None
+    assert newest == loaded.messages == tuple(made[-fit:])
+    assert loaded.has_more is (fit < 4)
+    assert oldest == tuple(made[:fit])
+
+
+async def test_tool_calls_count_as_what_is_stored_of_them(store: Store) -> None:
+    """A page must not hold a megabyte for each of its calls."""
+    call = ToolCall("1", "s", "t", {"text": "x" * 100}, 0, ToolResult("y" * 100, is_error=False))
+    first = message("first")
+    second = message("", first.id, tool_calls=(call,))
+    for m in (first, second):
+        await store.add_message(KEY, m, create=record(), new_fence=True, expires_at=EXPIRES, now=NOW)
+    held = len(orjson.dumps((call,)))
+
+    assert await store.messages(KEY, leaf_id=None, limit=9, max_bytes=held + 4) == (second,)
+    assert await store.messages(KEY, leaf_id=None, limit=9, max_bytes=held + 5) == (first, second)
 
 
 async def test_messages_follow_their_parents_from_the_given_leaf(store: Store) -> None:

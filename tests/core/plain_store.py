@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from dataclasses import replace as dataclasses_replace
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any, TypeVar
 
 import orjson
@@ -189,12 +189,14 @@ class PlainStore:
     async def ready(self) -> None:
         await self._do(lambda: None)
 
-    async def load(self, key: SessionKey, limit: int) -> StoredSession | None:
+    async def load(self, key: SessionKey, limit: int, *, max_bytes: int | None = None) -> StoredSession | None:
         def work() -> StoredSession | None:
             session = self._sessions.get(key)
             if session is None:
                 return None
             messages, more = session.branch(session.record.leaf_id, limit)
+            fitting = _fitting(messages[::-1], max_bytes)[::-1]
+            messages, more = fitting, more or len(fitting) < len(messages)
             queue = tuple(turn for t in session.queue if (turn := session.turns[t].stored) is not None)
             return StoredSession(session.record, messages, more, queue)
 
@@ -206,15 +208,17 @@ class PlainStore:
     async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
         return await self._do(lambda: session.used(client_message_id) if (session := self._sessions.get(key)) else None)
 
-    async def messages(self, key: SessionKey, *, leaf_id: str | None, limit: int) -> tuple[Message, ...]:
+    async def messages(
+        self, key: SessionKey, *, leaf_id: str | None, limit: int, max_bytes: int | None = None
+    ) -> tuple[Message, ...]:
         def work() -> tuple[Message, ...]:
             if leaf_id is None:
                 session = self._of(key)
-                return session.branch(session.record.leaf_id, limit)[0]
+                return _fitting(session.branch(session.record.leaf_id, limit)[0][::-1], max_bytes)[::-1]
             known = self._sessions.get(key)
             if known is None or leaf_id not in known.messages:
                 raise NotFound(f"there is no message {leaf_id!r} in this session")
-            return known.branch(leaf_id, limit)[0]
+            return _fitting(known.branch(leaf_id, limit)[0][::-1], max_bytes)[::-1]
 
         return await self._do(work)
 
@@ -242,10 +246,13 @@ class PlainStore:
 
         return await self._do(work)
 
-    async def message_page(self, key: SessionKey, *, offset: int, limit: int) -> tuple[Message, ...]:
+    async def message_page(
+        self, key: SessionKey, *, offset: int, limit: int, max_bytes: int | None = None
+    ) -> tuple[Message, ...]:
         def work() -> tuple[Message, ...]:
             session = self._of(key)
-            return session.branch(session.record.leaf_id, len(session.messages))[0][offset : offset + limit]
+            page = session.branch(session.record.leaf_id, len(session.messages))[0][offset : offset + limit]
+            return _fitting(page, max_bytes)
 
         return await self._do(work)
 
@@ -684,6 +691,14 @@ class PlainStore:
     def reopen(self) -> None:
         """As if the next process opened the same file."""
         self._closed = False
+
+
+def _fitting(messages: tuple[Message, ...], max_bytes: int | None) -> tuple[Message, ...]:
+    """The first of these that have so many bytes together; one at least."""
+    if max_bytes is None:
+        return messages
+    sums = list(accumulate(m.held_bytes() for m in messages))
+    return messages[: max(1, sum(total <= max_bytes for total in sums))]
 
 
 def _settle(session: _Session, turn_id: str, answer: Message) -> None:

@@ -84,7 +84,8 @@ async def test_a_middling_model_gets_the_newest_that_fill_its_window() -> None:
         await told(w, 2000, size=108)
         given = await asked(w)
         assert given[0] == "system 0"
-        assert given[1:] == [f"user {n}" for n in range(2000 - 600, 2000)]
+        assert 400 <= len(given[1:]) <= 600
+        assert given[1:] == [f"user {n}" for n in range(2001 - len(given), 2000)]
 
 
 @virtual
@@ -219,3 +220,66 @@ async def test_a_turn_can_be_stopped_while_its_history_is_read() -> None:
         assert reader.types[-1] == "turn.ended"
         assert reader.state["messages"][-1]["status"] == "interrupted"
         assert seen == []
+
+
+@virtual
+async def test_a_window_of_long_messages_is_lightened_before_the_next_turn() -> None:
+    """Its tabs are told by a numbered snapshot, older messages are asked for page by page, and the agent gets all."""
+    async with world(message_page_bytes=1000) as w:
+        window_of(w, 1_000_000)
+        reader = await w.reader("s")
+        texts = []
+        for n in range(12):
+            texts += [f"question {n}", f"{n:a<300}"]
+            await w.chat("s", f"question {n}")
+            await settle()
+            assert [m.content for m in w.puppet.last.turn.history] == texts[:-2]
+            w.puppet.last.say(texts[-1])
+            w.puppet.last.end()
+            await settle()
+            shown = [m["content"] for m in reader.state["messages"]]
+            assert shown == texts[-len(shown) :]
+            assert sum(map(len, shown)) <= 1000 + 320
+        assert reader.state["has_more"] is True
+        older, more, before = shown, True, reader.state["messages"][0]["id"]
+        while more:
+            async with w.service.open(NOBODY, "s", create="no") as live:
+                page = await w.service.page(live, before, 100)
+            older, more, before = [m.content for m in page.messages] + older, page.has_more, page.messages[0].id
+            assert sum(len(m.content) for m in page.messages) <= 1000
+        assert older == texts
+
+
+@virtual
+async def test_a_regenerated_answer_reads_what_its_window_has_no_room_for() -> None:
+    """A question that fills a window alone has a history all the same."""
+    async with world(message_page_bytes=100) as w:
+        window_of(w, 1_000_000)
+        await told(w, 3)
+        await w.chat("s", "q" * 200)
+        await settle()
+        w.puppet.last.say("an answer")
+        w.puppet.last.end()
+        await settle()
+        answer = (await w.state("s"))["messages"][-1]["id"]
+        await w.regenerate("s", answer)
+        await settle()
+        assert [m.content for m in w.puppet.last.turn.history] == ["user 0", "user 1", "user 2"]
+        assert w.puppet.last.turn.message == "q" * 200
+        w.puppet.last.end()
+        await settle()
+
+
+@virtual
+async def test_a_session_comes_back_with_a_window_of_so_many_bytes() -> None:
+    """However it left memory; a message that is larger is there whole."""
+    async with world(message_page_bytes=1000) as w:
+        await told(w, 9, size=300)
+        await told(w, 1, size=2000)
+        await w.kill()
+        await w.start()
+        state = await w.state("s")
+        assert [len(m["content"]) for m in state["messages"]] == [2000]
+        assert state["has_more"] is True
+        await told(w, 3, size=300)
+        assert [len(m["content"]) for m in (await w.state("s"))["messages"]] == [300] * 3
