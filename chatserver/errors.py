@@ -22,6 +22,7 @@ An error carries a `code` (stable, documented in docs/errors.md, safe to show) a
     │   └── StoreUnavailable    … because the store is locked or away
     ├── StoreFull               the disk is full
     ├── StoreCorrupt            the database can't be trusted
+    ├── SessionDamaged          … in what it holds of one session
     ├── StartupError            refusal to start, with path and reason
     ├── ToolError               a tool, or its server, failed
     └── AgentError              an agent failed; ends its turn as `failed`
@@ -184,6 +185,11 @@ class StoreFull(ChatServerError):
 class StoreCorrupt(ChatServerError):
     code = "store_corrupt"
     title = "The database cannot be read"
+
+
+class SessionDamaged(ChatServerError):
+    code = "session_damaged"
+    title = "What is stored of the session cannot be read"
 
 
 class StartupError(ChatServerError):

@@ -17,7 +17,7 @@ from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from chatserver.config import TENANT
-from chatserver.errors import Conflict
+from chatserver.errors import Conflict, SessionDamaged
 from chatserver.store.base import SessionKey, Store, StoredTurn, WholeSession
 from chatserver.transfer_folder import Folder, safe_name
 from chatserver.transfer_format import Place, Unreadable, message_json, metadata_json, read
@@ -40,25 +40,33 @@ Tick = Callable[[], None]
 # --- export ---
 
 
-async def export_sessions(store: Store, tenant: str, into: Folder, tick: Tick) -> Counter[str]:
-    """Write every session of a tenant into an empty folder; how many sessions and messages.
+async def export_sessions(
+    store: Store, tenant: str, into: Folder, tick: Tick, say: Callable[[str], None]
+) -> Counter[str]:
+    """Write every session of a tenant into an empty folder; how many sessions and messages, and how many sessions that
+    cannot be read (`damaged`).
 
     Args:
         tick: called after each session.
+        say: told of each that cannot be read.
     Raises: OSError, and what the store raises. Cancelling leaves whole sessions.
     """
-    counts: Counter[str] = Counter(sessions=0, messages=0)
+    counts: Counter[str] = Counter(sessions=0, messages=0, damaged=0)
     into.make(PROJECTS)
     with into.folder(PROJECTS) as projects:
         after = ""
         while page := await store.session_page(tenant, after=after, limit=_PAGE):
             for record in page:
                 after = record.key.session_id
-                whole = await begin_export(store, record.key)
-                if whole is not None:  # else deleted meanwhile
-                    await _write(whole, projects)
-                    counts["sessions"] += 1
-                    counts["messages"] += len(whole.links)
+                try:
+                    whole = await begin_export(store, record.key)
+                    if whole is not None:  # else deleted meanwhile
+                        await _write(whole, projects)
+                        counts["sessions"] += 1
+                        counts["messages"] += len(whole.links)
+                except SessionDamaged as error:
+                    counts["damaged"] += 1
+                    say(f"{ascii(after)[1:-1]}: {error.detail}")
                 tick()
     return counts
 
@@ -71,10 +79,14 @@ async def _write(whole: Export, projects: Folder) -> None:
         with folder.folder(SESSIONS) as sessions:
             unfinished = f".{session}.new"
             sessions.make(unfinished)
-            with sessions.folder(unfinished) as files:
-                with files.writing(METADATA) as file:
-                    file.write(metadata_json(whole.record, whole.queue))
-                await _write_messages(whole, files)
+            try:
+                with sessions.folder(unfinished) as files:
+                    with files.writing(METADATA) as file:
+                        file.write(metadata_json(whole.record, whole.queue))
+                    await _write_messages(whole, files)
+            except SessionDamaged:
+                sessions.discard(unfinished, METADATA, MESSAGES)
+                raise
             sessions.move(unfinished, session)
 
 

@@ -26,13 +26,13 @@ _MOST_REASONS = 100
 
 
 def export(settings: Settings, folder: Path, tenant: str) -> int:
-    """Write every session of a tenant into a new folder; the exit status."""
+    """Write every session of a tenant into a new folder; the exit status: 1 where one of them was left out."""
 
     async def run() -> Counter[str]:
         store = await open_reader(settings)
         try:
             with opened(folder) as into, _progress("Exporting", await store.count_sessions(tenant)) as tick:
-                return await export_sessions(store, tenant, into, tick)
+                return await export_sessions(store, tenant, into, tick, _say_some())
         finally:
             await store.close()
 
@@ -45,7 +45,9 @@ def export(settings: Settings, folder: Path, tenant: str) -> int:
     except OSError as error:
         raise StartupError(f"{folder} cannot be written: {error.strerror}") from error
     click.echo(f"exported {counts['sessions']:,} sessions with {counts['messages']:,} messages to {folder}")
-    return 0
+    if counts["damaged"]:
+        click.echo(f"left out {counts['damaged']:,}, which cannot be read")
+    return 1 if counts["damaged"] else 0
 
 
 def import_(

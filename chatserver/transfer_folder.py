@@ -104,6 +104,13 @@ class Folder:
         with open(descriptor, "wb") as file:
             yield file
 
+    def discard(self, name: str, *files: str) -> None:
+        """Remove a folder in it that holds nothing but these files."""
+        with self.folder(name) as folder:
+            for file in files:
+                os.unlink(_one(file), dir_fd=folder._descriptor)
+        os.rmdir(_one(name), dir_fd=self._descriptor)
+
     def move(self, old: str, new: str) -> None:
         """Give something in it another name. Raises: OSError where that is a folder with something in it."""
         os.rename(_one(old), _one(new), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)

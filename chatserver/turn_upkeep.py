@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from chatserver.checkpoints import Checkpoints
 from chatserver.clock import Clock
 from chatserver.config import Settings
-from chatserver.errors import ChatServerError
+from chatserver.errors import ChatServerError, SessionDamaged
 from chatserver.live_session import LiveSession
 from chatserver.session_manager import SessionManager
 from chatserver.store.base import SessionKey, Store
@@ -82,6 +82,9 @@ class TurnUpkeep:
             waiting.remove(key)
             try:
                 live = await self._manager.pin(key)
+            except SessionDamaged as error:  # its messages wait in the store until somebody has mended it
+                self._log.error("queue_not_resumed", code=error.narrow_code)
+                continue
             except ChatServerError as error:  # one that can't be read now must not hold up the others
                 self._log.error("queue_not_resumed", code=error.narrow_code)
                 waiting.append(key)

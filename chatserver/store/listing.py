@@ -17,7 +17,7 @@ from chatserver.store.base import (
 )
 from chatserver.store.recovery import forget_some_deleted
 from chatserver.store.removal import Room, delete_session
-from chatserver.store.rows import Row, key_params, record_of
+from chatserver.store.rows import Row, key_params, listed_record_of
 from chatserver.store.search import matches
 from chatserver.store.transaction import Transaction
 
@@ -53,7 +53,7 @@ def list_sessions(
 
 def _summary_of(row: Row) -> SessionSummary:
     *record, newest, before = row
-    return SessionSummary(record_of(record), _preview(newest) or _preview(before))
+    return SessionSummary(listed_record_of(record), _preview(newest) or _preview(before))
 
 
 def _preview(text: str | None) -> str | None:

@@ -28,6 +28,7 @@ from chatserver.store.removal import still_there
 from chatserver.store.rows import (
     Row,
     change_params,
+    fence_of,
     held_bytes,
     key_params,
     message_of,
@@ -226,7 +227,7 @@ def delete_whole(tx: Transaction, *, key: SessionKey) -> None:
     row = tx.one(tx.sql.record, key_params(key))
     if row is not None:
         _take_out(tx, row)
-        tx.run(tx.sql.remember_fence, {**key_params(key), "fence": record_of(row).fence + 1, "found_at": None})
+        tx.run(tx.sql.remember_fence, {**key_params(key), "fence": fence_of(row) + 1, "found_at": None})
         tx.run(tx.sql.remove_session, key_params(key))  # messages, turns and chunks go with it
 
 

@@ -8,11 +8,13 @@ partial indexes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
-from chatserver.errors import StoreCorrupt
+from chatserver.errors import SessionDamaged
 from chatserver.message import Message, ToolCall, ToolResult
 from chatserver.store.base import Recovered, SessionKey
 from chatserver.store.rows import key_params, message_of, message_params, tool_call_of
@@ -35,20 +37,27 @@ def recover(tx: Transaction, *, now: float) -> Recovered:
     for tenant, session_id, turn_id, answer_id in running:
         key = SessionKey(tenant, session_id)
         turn = {**key_params(key), "turn_id": turn_id}
-        row = tx.one(sql.message, {**key_params(key), "message_id": answer_id})
-        if row is not None:
-            bodies = (body for (body,) in tx.all(sql.chunks, turn))
-            answer = replace(with_chunks(message_of(row), bodies), status="interrupted")
-            asked = tx.one(sql.message, {**key_params(key), "message_id": answer.parent_id})
-            usage = usage_of(message_of(asked).content if asked is not None else "", answer)
-            if usage is not None:
-                add_usage(tx, key=key, model=answer.model, usage=usage, now=now)
-            tx.run(sql.settle_message, message_params(key, 0, replace(answer, usage=usage)))
+        with suppress(SessionDamaged):  # whoever opens the session is told; the others must not wait for that
+            _settle(tx, key, turn, answer_id, now)
         tx.run(sql.end_turn, {**turn, "outcome": "interrupted", "ended_at": now})
         tx.run(sql.drop_chunks, turn)
         tx.run(sql.next_fence, key_params(key))  # tabs that come back must not take the old end for the present
     queued = tuple(SessionKey(*row) for row in tx.all(sql.all_queued, {}))
     return Recovered(len(running), queued)
+
+
+def _settle(tx: Transaction, key: SessionKey, turn: dict[str, Any], answer_id: str, now: float) -> None:
+    """Make an answer what its chunks give, and count what it has used."""
+    row = tx.one(tx.sql.message, {**key_params(key), "message_id": answer_id})
+    if row is None:
+        return
+    bodies = [body for (body,) in tx.all(tx.sql.chunks, turn)]
+    answer = replace(with_chunks(message_of(row), bodies), status="interrupted")
+    asked = tx.one(tx.sql.content, {**key_params(key), "message_id": answer.parent_id})
+    usage = usage_of(asked[0] if asked is not None else "", answer)
+    if usage is not None:
+        add_usage(tx, key=key, model=answer.model, usage=usage, now=now)
+    tx.run(tx.sql.settle_message, message_params(key, 0, replace(answer, usage=usage)))
 
 
 def forget_some_deleted(tx: Transaction, *, now: float) -> None:
@@ -67,22 +76,24 @@ def with_chunks(answer: Message, bodies: Iterable[bytes]) -> Message:
     text, reasoning = [answer.content], [answer.reasoning]
     calls: list[ToolCall] = list(answer.tool_calls)
     metadata = dict(answer.metadata)
-    for body in bodies:
-        for kind, value in orjson.loads(body):
-            match kind:
-                case "text":
-                    text.append(value)
-                case "reasoning":
-                    reasoning.append(value)
-                case "call":
-                    calls.append(tool_call_of(value))
-                case "result":
-                    result = ToolResult(**value["result"])
-                    calls = [replace(c, result=result) if c.id == value["id"] else c for c in calls]
-                case "metadata":
-                    metadata |= value
-                case _:
-                    raise StoreCorrupt(f"a checkpoint holds a piece of unknown kind {kind!r}")
-    return replace(
-        answer, content="".join(text), reasoning="".join(reasoning), tool_calls=tuple(calls), metadata=metadata
-    )
+    try:
+        for body in bodies:
+            for kind, value in orjson.loads(body):
+                match kind:
+                    case "text":
+                        text.append(value)
+                    case "reasoning":
+                        reasoning.append(value)
+                    case "call":
+                        calls.append(tool_call_of(value))
+                    case "result":
+                        result = ToolResult(**value["result"])
+                        calls = [replace(c, result=result) if c.id == value["id"] else c for c in calls]
+                    case "metadata":
+                        metadata |= value
+                    case _:
+                        raise SessionDamaged(f"a checkpoint holds a piece of unknown kind {kind!r}")
+        content, thoughts = "".join(text), "".join(reasoning)
+        return replace(answer, content=content, reasoning=thoughts, tool_calls=tuple(calls), metadata=metadata)
+    except (ValueError, TypeError, KeyError) as error:
+        raise SessionDamaged(f"a checkpoint of the answer {answer.id!r} cannot be read") from error

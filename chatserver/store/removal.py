@@ -14,7 +14,7 @@ from typing import Literal
 from chatserver.errors import StoreUnavailable
 from chatserver.store import search
 from chatserver.store.records import SessionKey
-from chatserver.store.rows import Row, key_params, record_of
+from chatserver.store.rows import Row, fence_of, key_params
 from chatserver.store.transaction import Transaction
 
 # Rows, and bytes of text in them, that one transaction removes: some 10 ms, most of it to overwrite what was there.
@@ -44,7 +44,7 @@ def delete_session(tx: Transaction, *, key: SessionKey, room: Room | None = None
     if row is None:
         return "absent"
     # One more than the last: the deletion's own event is numbered with a fence that nobody commits.
-    tx.run(tx.sql.remember_fence, {**key_params(key), "fence": record_of(row).fence + 1, "found_at": None})
+    tx.run(tx.sql.remember_fence, {**key_params(key), "fence": fence_of(row) + 1, "found_at": None})
     if _remove(tx, row, room or Room()):
         return "removed"
     tx.run(tx.sql.bury_session, key_params(key))

@@ -5,15 +5,20 @@ Rows come in the order of ROW_COLUMNS and MESSAGE_COLUMNS (statements.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 
+from chatserver.errors import SessionDamaged
 from chatserver.message import NO_METADATA, Message, ToolCall, ToolResult, Usage
 from chatserver.store.base import SessionKey, SessionRecord, StoredTurn
+from chatserver.store.schema import ROW_COLUMNS
 
 Row = Sequence[Any]
+
+_METADATA = ROW_COLUMNS.index("metadata")
 
 
 def key_params(key: SessionKey) -> dict[str, Any]:
@@ -29,11 +34,28 @@ def _metadata(text: str | None) -> Mapping[str, Any]:
     return orjson.loads(text) if text is not None else NO_METADATA
 
 
+@contextmanager
+def _readable(row: Row) -> Iterator[None]:
+    """JSON that is none, or holds something else, is told as this session's damage and no other's."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SessionDamaged(f"what is stored of session {row[1]!r} cannot be read") from error
+
+
 # --- sessions ---
 
 
+def listed_record_of(row: Row) -> SessionRecord:
+    """The same for a list, which one damaged session must not break: it stands there without its metadata."""
+    try:
+        return record_of(row)
+    except SessionDamaged:
+        return record_of((*row[:_METADATA], None, *row[_METADATA + 1 :]))
+
+
 def record_of(row: Row) -> SessionRecord:
-    """A row of `sessions` as a record."""
+    """A row of `sessions` as a record. Raises: SessionDamaged."""
     (
         tenant,
         session_id,
@@ -65,7 +87,7 @@ def record_of(row: Row) -> SessionRecord:
         updated_at=updated_at,
         expires_at=expires_at,
         description=description,
-        metadata=_metadata(metadata),
+        metadata=_record_metadata(row, metadata),
         is_active=bool(is_active),
         message_count=message_count,
         last_message_at=last_message_at,
@@ -73,6 +95,19 @@ def record_of(row: Row) -> SessionRecord:
         fence=fence,
         is_named=bool(is_named),
     )
+
+
+def _record_metadata(row: Row, text: str | None) -> Mapping[str, Any]:
+    if text is None:  # nearly always
+        return NO_METADATA
+    with _readable(row):
+        return dict(orjson.loads(text))
+
+
+def fence_of(row: Row) -> int:
+    """The last fence of the session of a row, damaged or not."""
+    fence: int = row[15]
+    return fence
 
 
 def number_of(row: Row) -> int:
@@ -131,7 +166,7 @@ def change_params(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def message_of(row: Row, siblings: tuple[str, ...] = ()) -> Message:
-    """A row of `messages` as a message."""
+    """A row of `messages` as a message. Raises: SessionDamaged."""
     (
         _tenant,
         _session_id,
@@ -149,19 +184,16 @@ def message_of(row: Row, siblings: tuple[str, ...] = ()) -> Message:
         metadata,
         _sibling_of,
     ) = row
+    calls: tuple[ToolCall, ...] = ()
+    used: Usage | None = None
+    noted = NO_METADATA
+    if tool_calls is not None or usage is not None or metadata is not None:
+        with _readable(row):
+            calls = tuple(map(tool_call_of, orjson.loads(tool_calls))) if tool_calls is not None else ()
+            used = Usage(**orjson.loads(usage)) if usage is not None else None
+            noted = _metadata(metadata)
     return Message(
-        message_id,
-        parent_id,
-        role,
-        content,
-        status,
-        model,
-        created_at,
-        reasoning,
-        tuple(map(tool_call_of, orjson.loads(tool_calls))) if tool_calls is not None else (),
-        Usage(**orjson.loads(usage)) if usage is not None else None,
-        _metadata(metadata),
-        siblings,
+        message_id, parent_id, role, content, status, model, created_at, reasoning, calls, used, noted, siblings
     )
 
 

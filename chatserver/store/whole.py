@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from chatserver.errors import Conflict, StoreUnavailable
+from chatserver.errors import Conflict, SessionDamaged, StoreUnavailable
 from chatserver.message import Message
 from chatserver.store.base import Imported, SessionKey, SessionRecord, WholeSession
 from chatserver.store.operations import delete_whole, insert_session, load
@@ -17,11 +17,11 @@ from chatserver.store.recovery import with_chunks
 from chatserver.store.removal import still_there
 from chatserver.store.rows import (
     key_params,
+    listed_record_of,
     message_of,
     message_params,
     new_session_params,
     queued_turn_params,
-    record_of,
 )
 from chatserver.store.transaction import Transaction
 
@@ -33,7 +33,7 @@ def count_sessions(tx: Transaction, *, tenant: str) -> int:
 
 def session_page(tx: Transaction, *, tenant: str, after: str, limit: int) -> tuple[SessionRecord, ...]:
     rows = tx.all(tx.sql.sessions_behind, {"tenant": tenant, "session_id": after, "limit": limit})
-    return tuple(map(record_of, rows))
+    return tuple(map(listed_record_of, rows))
 
 
 def message_links(tx: Transaction, *, key: SessionKey) -> tuple[tuple[str, str | None], ...]:
@@ -57,11 +57,9 @@ def _with_checkpoints(tx: Transaction, key: SessionKey, answer: Message) -> Mess
 def import_session(tx: Transaction, *, whole: WholeSession, do_replace: bool) -> Imported | Conflict | StoreUnavailable:
     """Insert a session with all that belongs to it, where it is not there already."""
     key = whole.record.key
-    there = load(tx, key=key, limit=0)
-    if there is not None:
-        ids = [message_id for message_id, _ in message_links(tx, key=key)]
-        stored = WholeSession(there.record, messages_by_id(tx, key=key, ids=ids), there.queue)
-        if comparable(stored) == comparable(whole):
+    is_there = tx.one(tx.sql.record, key_params(key)) is not None
+    if is_there:
+        if comparable(whole) == _stored(tx, key):
             return "same"
         if not do_replace:
             return Conflict(f"there is another session {key.session_id!r} in tenant {key.tenant!r}")
@@ -69,7 +67,18 @@ def import_session(tx: Transaction, *, whole: WholeSession, do_replace: bool) ->
     elif (buried := still_there(tx, key)) is not None:
         return buried
     _insert(tx, whole)
-    return "added" if there is None else "replaced"
+    return "replaced" if is_there else "added"
+
+
+def _stored(tx: Transaction, key: SessionKey) -> WholeSession | None:
+    """What can be compared of a session that is there; None where it is damaged, and like no other."""
+    try:
+        there = load(tx, key=key, limit=0)
+        ids = [message_id for message_id, _ in message_links(tx, key=key)]
+        messages = messages_by_id(tx, key=key, ids=ids)
+    except SessionDamaged:
+        return None
+    return comparable(WholeSession(there.record, messages, there.queue)) if there is not None else None
 
 
 def comparable(whole: WholeSession) -> WholeSession:

@@ -463,7 +463,8 @@ async def test_a_damaged_record_is_told_as_a_problem_without_internals(serve: Se
     """Error table, row 4: data that cannot be read is an error of the server, named as such, and no other session's."""
     api = await serve()
     person = await person_of(api)
-    damaged, sound = await person.session(metadata={"a": 1}), await person.session()
+    damaged = await person.session(metadata={"a": 1}, title="found 1")
+    sound = await person.session(title="found 2")
     manager = api.server.services.manager
     for live in manager.live():
         manager.remove(live)
@@ -471,9 +472,16 @@ async def test_a_damaged_record_is_told_as_a_problem_without_internals(serve: Se
         database.execute("UPDATE sessions SET metadata = '{' WHERE session_id = ?", (damaged["id"],))
     database.close()
     status, problem = await person.ask("GET", f"/api/projects/p/sessions/{damaged['id']}")
-    assert (status, problem["code"]) == (500, "internal_error")
+    assert (status, problem["code"]) == (500, "session_damaged")
     assert "JSONDecodeError" not in str(problem)
     assert (await person.ask("GET", f"/api/projects/p/sessions/{sound['id']}"))[0] == 200
+    for query in ("", "?limit=1", "?q=found"):
+        listed = await person.list(query)
+        assert ids(listed) == [sound["id"], damaged["id"]][: len(listed)]
+        assert [s["metadata"] for s in listed] == [{}] * len(listed)
+    assert len(await person.list("?q=found")) == 2
+    _, stats = await person.ask("GET", "/api/projects/p/stats")
+    assert stats["total_sessions"] == 2
 
 
 # --- beyond the cases ---

@@ -44,7 +44,7 @@ async def export_to(store: Store, folder: Path, tenant: str = "public") -> dict[
     """Export into a new folder; the counts."""
     os.mkdir(folder)
     with opened(folder) as into:
-        return dict(await export_sessions(store, tenant, into, lambda: None))
+        return dict(await export_sessions(store, tenant, into, lambda: None, lambda _: None))
 
 
 def tree(session_id: str, **fields: Any) -> Any:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import sqlite3
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from chatserver.config import Settings
+from chatserver.store.base import SessionKey
+from chatserver.store.sql import open_store
 from tests.checker import Checker
 from tests.conformance.test_store_whole import a_tree
 from tests.server import ROOT, ServerProcess
@@ -112,3 +119,68 @@ async def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path, args: lis
     assert said in err
     assert err.count("\n") == 1
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("damaged", ["sessions", "messages"])
+async def test_a_session_that_cannot_be_read_is_left_out_of_an_export(tmp_path: Path, damaged: str) -> None:
+    """It is named, nothing of it stays in the folder, and the others are there."""
+    store = await open_store(Settings(data_dir=tmp_path / "data"))
+    for name in ("s-1", "s-2", "s-3"):
+        await store.import_session(a_tree(SessionKey("public", name)), replace=False)
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "data" / "chatserver.db", isolation_level=None)) as database:
+        database.execute(f"UPDATE {damaged} SET metadata = '{{' WHERE session_id = 's-2'")
+
+    status, out, err = await chatserver("export", tmp_path / "out", "--data-dir", tmp_path / "data")
+
+    assert status == 1
+    assert out.startswith("exported 2 sessions with 8 messages to ")
+    assert out.endswith("left out 1, which cannot be read\n")
+    assert err == "s-2: what is stored of session 's-2' cannot be read\n"
+    assert [p.name for p in (tmp_path / "out").rglob("*s-*")] in (["s-1", "s-3"], ["s-3", "s-1"])
+
+
+async def test_a_terminal_is_shown_how_far_an_export_and_an_import_are(tmp_path: Path) -> None:
+    """As a bar that counts sessions; whoever reads the output without a terminal gets none of it."""
+    for number in range(3):
+        write_session(tmp_path / "in", a_tree(SessionKey("public", f"s-{number}")))
+    data = str(tmp_path / "data")
+    for title, args in (
+        ("Importing", ["import", str(tmp_path / "in"), "--data-dir", data]),
+        ("Exporting", ["export", str(tmp_path / "out"), "--data-dir", data]),
+    ):
+        shown, out = await on_a_terminal(*args)
+        assert title in shown
+        assert "3/3" in shown
+        assert title not in out
+
+
+async def on_a_terminal(*args: str) -> tuple[str, str]:
+    """Run a command whose errors go to a terminal; what that shows, and the output."""
+    ours, theirs = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "chatserver",
+            *args,
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        async with asyncio.timeout(60):
+            shown, (out, _) = await asyncio.gather(asyncio.to_thread(_read_all, ours), process.communicate())
+        assert process.returncode == 0
+    finally:
+        os.close(ours)
+    return shown, out.decode()
+
+
+def _read_all(descriptor: int) -> str:
+    pieces = []
+    with suppress(OSError):  # Linux's way to say that nobody writes any more
+        while piece := os.read(descriptor, 65536):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
