@@ -48,6 +48,7 @@ class Run:
         "_pending",
         "_reasoned_seconds",
         "_reasoning_since",
+        "_spent_unsaved",
         "_unsaved",
         "agent_closing",
         "answer",
@@ -109,6 +110,7 @@ class Run:
         self._reasoned_seconds = 0.0
         self._reasoning_since: float | None = None
         self._unsaved: list[tuple[str, Any]] = []
+        self._spent_unsaved = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -126,6 +128,7 @@ class Run:
         """Take what the agent tells of its usage, after so many characters of answer and reasoning."""
         self.usage = usage
         self.told_after = characters
+        self._spent_unsaved = True
 
     def text(self, text: str, kind: type[ev.TextDelta] | type[ev.ReasoningDelta], now: float, interval: float) -> None:
         """Take a piece of answer or reasoning.
@@ -210,7 +213,7 @@ class Run:
         if self.closed:
             return []
         chunks, self.unsent = self.unsent, []
-        if self._unsaved:
+        if self._unsaved or self._spent_unsaved:
             joined: list[list[Any]] = []
             for kind, value in self._unsaved:
                 if joined and joined[-1][0] == kind and isinstance(value, str):
@@ -218,6 +221,9 @@ class Run:
                 else:
                     joined.append([kind, [value] if isinstance(value, str) else value])
             body = [[kind, "".join(value) if isinstance(value, list) else value] for kind, value in joined]
+            if self._spent_unsaved:  # the newest alone, however often it is told
+                body.append(["usage", {"usage": self.usage, "after": self.told_after}])
+                self._spent_unsaved = False
             chunks.append(Chunk(self.live.key, self.turn_id, self._chunk_seq, orjson.dumps(body)))
             self._chunk_seq += 1
             self._unsaved.clear()

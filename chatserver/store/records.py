@@ -128,7 +128,8 @@ class Chunk:
     """What a running answer gained since its last checkpoint: encoded events, applied in order of `seq`.
 
     `body` is a JSON array of `[kind, value]`: `["text", str]`, `["reasoning", str]`, `["call", ToolCall]`,
-    `["result", {"id": str, "result": ToolResult}]`.
+    `["result", {"id": str, "result": ToolResult}]`,
+    `["usage", {"usage": Usage, "after": int}]` (the newest counts).
     """
 
     key: SessionKey

@@ -15,12 +15,12 @@ from typing import Any
 import orjson
 
 from chatserver.errors import SessionDamaged
-from chatserver.message import Message, ToolCall, ToolResult
+from chatserver.message import Message, ToolCall, ToolResult, Usage
 from chatserver.store.base import Recovered, SessionKey
 from chatserver.store.rows import key_params, message_of, message_params, tool_call_of
 from chatserver.store.transaction import Transaction
 from chatserver.store.usage import add_usage
-from chatserver.usage import usage_of
+from chatserver.usage import usage_at_end
 
 # How long the fence of a deleted session is remembered, from the first start or purge that finds it. A tab that was
 # away for longer and comes back with an event id of the deleted session would take the new one's events for its
@@ -54,7 +54,8 @@ def _settle(tx: Transaction, key: SessionKey, turn: dict[str, Any], answer_id: s
     bodies = [body for (body,) in tx.all(tx.sql.chunks, turn)]
     answer = replace(with_chunks(message_of(row), bodies), status="interrupted")
     asked = tx.one(tx.sql.content, {**key_params(key), "message_id": answer.parent_id})
-    usage = usage_of(asked[0] if asked is not None else "", answer)
+    told, told_after = _told_usage(bodies)
+    usage = usage_at_end(told, told_after, asked[0] if asked is not None else "", answer)
     if usage is not None:
         add_usage(tx, key=key, model=answer.model, usage=usage, now=now)
     tx.run(tx.sql.settle_message, message_params(key, 0, replace(answer, usage=usage)))
@@ -91,9 +92,17 @@ def with_chunks(answer: Message, bodies: Iterable[bytes]) -> Message:
                         calls = [replace(c, result=result) if c.id == value["id"] else c for c in calls]
                     case "metadata":
                         metadata |= value
+                    case "usage":
+                        pass  # no part of an answer that runs
                     case _:
                         raise SessionDamaged(f"a checkpoint holds a piece of unknown kind {kind!r}")
         content, thoughts = "".join(text), "".join(reasoning)
         return replace(answer, content=content, reasoning=thoughts, tool_calls=tuple(calls), metadata=metadata)
     except (ValueError, TypeError, KeyError) as error:
         raise SessionDamaged(f"a checkpoint of the answer {answer.id!r} cannot be read") from error
+
+
+def _told_usage(bodies: Iterable[bytes]) -> tuple[Usage | None, int]:
+    """What the agent told last of its usage, and after how many characters; the bodies have been read before."""
+    told = [value for body in bodies for kind, value in orjson.loads(body) if kind == "usage"]
+    return (Usage(**told[-1]["usage"]), told[-1]["after"]) if told else (None, 0)

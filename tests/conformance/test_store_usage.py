@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import orjson
 import pytest
 
 from chatserver.message import Outcome, Usage
-from chatserver.store.base import QuotaUse, SessionKey, Store, UsageRow
+from chatserver.store.base import Chunk, QuotaUse, SessionKey, Store, UsageRow
 from chatserver.usage import day_of
 from tests.store.build import NOW, finish, record, start
 
@@ -139,6 +141,27 @@ async def test_a_turn_that_a_crash_cut_off_is_estimated_at_the_start(store: Stor
     assert await store.usage("public", "user:a", DAY, DAY) == (UsageRow("default", "tiny", 1, 1, 10, 20),)
     (answer,) = (m for m in await store.messages(KEY, leaf_id=None, limit=9) if m.role == "assistant")
     assert answer.usage == Usage(10, 20, estimated=True)
+
+
+async def test_what_an_agent_had_told_before_a_crash_counts(store: Store) -> None:
+    """The newest of it, and an estimate of what was written since; nothing of it is a part of the answer."""
+    await store.create_session(record(owner="user:a"))
+    begun = start(text="q" * 30, now=NOW)
+    begun = replace(begun, answer=replace(begun.answer, model="tiny"))
+    await store.start_turn(begun)
+    bodies: list[list[Any]] = [
+        [["usage", {"usage": Usage(500, 1), "after": 0}]],
+        [["text", "a" * 30], ["usage", {"usage": Usage(1000, 7, cached_tokens=3), "after": 30}]],
+        [["text", "b" * 60]],
+    ]
+    await store.checkpoint([Chunk(KEY, begun.turn_id, n, orjson.dumps(body)) for n, body in enumerate(bodies)])
+    await store.recover(NOW)
+    await store.recover(NOW)
+
+    assert await store.usage("public", "user:a", DAY, DAY) == (UsageRow("default", "tiny", 1, 1, 1000, 7 + 20, 0, 3),)
+    (answer,) = (m for m in await store.messages(KEY, leaf_id=None, limit=9) if m.role == "assistant")
+    assert answer.content == "a" * 30 + "b" * 60
+    assert answer.usage == Usage(1000, 27, 0, 3, estimated=True)
 
 
 async def test_old_days_are_forgotten_in_batches(store: Store) -> None:

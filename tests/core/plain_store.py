@@ -44,7 +44,7 @@ from chatserver.store.base import (
 )
 from chatserver.store.whole import comparable
 from chatserver.store.words import query_words, words_of
-from chatserver.usage import day_of, usage_of
+from chatserver.usage import day_of, usage_at_end
 
 T = TypeVar("T")
 # As long as the real one (store/recovery.py).
@@ -677,7 +677,9 @@ class PlainStore:
                 bodies = [body for (t, _), body in sorted(session.chunks.items()) if t == turn_id]
                 settled = replace(_with_chunks(answer, bodies), status="interrupted")
                 asked = session.messages.get(answer.parent_id or "")
-                settled = replace(settled, usage=usage_of(asked.content if asked else "", settled))
+                told = [value for body in bodies for kind, value in orjson.loads(body) if kind == "usage"]
+                last = (Usage(**told[-1]["usage"]), told[-1]["after"]) if told else (None, 0)
+                settled = replace(settled, usage=usage_at_end(*last, asked.content if asked else "", settled))
                 _settle(session, turn_id, settled)
                 self._use(session.record, settled, settled.usage, now)
                 session.record = replace(session.record, fence=session.record.fence + 1)
@@ -720,7 +722,7 @@ def _with_chunks(answer: Message, bodies: Sequence[bytes]) -> Message:
                 calls[value["id"]] = replace(calls[value["id"]], result=ToolResult(**value["result"]))
             elif kind == "metadata":
                 metadata.update(value)
-            else:
+            elif kind != "usage":
                 texts[kind].append(value)
     return replace(
         answer,

@@ -151,6 +151,23 @@ def test_an_end_that_the_store_never_takes_is_told_as_failed_and_saved_later(out
 
 
 @virtual
+async def test_usage_that_an_agent_has_told_outlives_a_crash() -> None:
+    """It is checkpointed like the answer, also where nothing is written meanwhile."""
+    async with world() as w:
+        await w.chat("s", "hello")
+        await settle()
+        w.puppet.last.spend(1, 1)
+        w.puppet.last.spend(5000, 70)
+        await advance(1)
+        await w.kill()
+        await w.start()
+        (_, answer) = (await w.state("s"))["messages"]
+        assert answer["status"] == "interrupted"
+        assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (5000, 70)
+        assert answer["usage"]["estimated"] is False
+
+
+@virtual
 async def test_what_a_deleted_session_held_is_removed_when_the_store_is_back() -> None:
     """The session is gone for its tabs all the same; maintenance goes on with the rest."""
     async with world() as w:
