@@ -122,7 +122,9 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
             on_ended=lambda run: naming.turn_ended(run),
             quotas=quotas,
         )
-        naming = AutoNaming(settings, clock, turns.changes, catalog, manager.unpin, supervisor, log)
+        naming = AutoNaming(
+            settings, clock, store, turns.changes, catalog, quotas, turns.counts, manager.unpin, supervisor, log
+        )
         stack.push_async_callback(turn_supervisor.close)
         sessions = SessionService(settings, clock, store, manager, turns, catalog)
         hub = StreamHub(settings, clock)

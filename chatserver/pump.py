@@ -120,7 +120,7 @@ async def _answer(items: AsyncIterator[AgentEvent], run: Run, limit: int, pace: 
         if type(item) is str:  # nearly all of them
             text = item
         elif type(item) is Spent:
-            run.spent(_checked_usage(item), characters)
+            run.spent(checked_usage(item), characters)
             text = ""
         else:
             text, kind = _text_of(item)
@@ -149,7 +149,8 @@ def _text_of(item: object) -> tuple[str, TextKind]:
     raise _not_an_event(item)
 
 
-def _checked_usage(item: Spent) -> Usage:
+def checked_usage(item: Spent) -> Usage:
+    """What an agent tells that it has used. Raises: AgentError where that is no usage."""
     usage: object = item.usage
     if type(usage) is Usage and all(type(n) in (int, bool) and 0 <= n <= MAX_TOKENS for n in astuple(usage)):
         return usage

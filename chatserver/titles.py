@@ -11,8 +11,11 @@ import unicodedata
 # What a list of sessions can show in one line; a person may write longer ones.
 MAX_CHARS = 60
 MIN_WORDS, MAX_WORDS = 3, 5
-# A model that gives a few words more or less has still understood; one that gives a sentence has not.
-ACCEPTED_WORDS = range(1, 9)
+# A model that gives a few words more has still understood, and its first ones are taken; one that gives a sentence has
+# not, and one that gives fewer is asked again.
+MAX_ANSWER_WORDS = 8
+# Of text that is written without spaces, where nobody can count words: about two characters to one.
+UNSPACED_CHARS = range(3, 21)
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
@@ -30,6 +33,12 @@ _FILLER = re.compile(
 )
 
 
+# Scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Chinese characters.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
 def title_of_words(message: str) -> str | None:
     """A title out of the words of a message: its first line that has any, without polite openings; None without words.
 
@@ -42,16 +51,14 @@ def title_of_words(message: str) -> str | None:
         first = next((at for at, word in enumerate(words) if not _FILLER.fullmatch(word)), 0)
         if len(words) - first >= MIN_WORDS or len(words) > MAX_WORDS:  # else a short question says it as it is
             words = words[min(first, max(len(words) - MIN_WORDS, 0)) :]
-        words = words[:MAX_WORDS]
-        while len(words) > MIN_WORDS and _FILLER.fullmatch(words[-1]):
-            del words[-1]
+        words = _shortened(words)
         if any(c.isalpha() for word in words for c in word):
             return _capital(_fitted(words))
     return None
 
 
 def clean_title(answer: str) -> str | None:
-    """A model's answer as a title; None where it is none: empty, a sentence, a paragraph.
+    """A model's answer as a title of three to five words; None where it is none: too short, a sentence, a paragraph.
 
     Args:
         answer: hostile text like all of a model's.
@@ -61,9 +68,24 @@ def clean_title(answer: str) -> str | None:
     # Control and format characters (categories C*) could turn the list's text around.
     line = "".join(c for c in " ".join(line.split()) if unicodedata.category(c)[0] != "C")
     words = line.split()
-    if len(words) not in ACCEPTED_WORDS or len(line) > MAX_CHARS:
+    if _UNSPACED.search(line):
+        return " ".join(words) if len(line) in UNSPACED_CHARS else None
+    if not MIN_WORDS <= len(words) <= MAX_ANSWER_WORDS or len(line) > MAX_CHARS:
         return None
-    return " ".join(words)
+    title = " ".join(_shortened(words)).rstrip(_AROUND)
+    return title if sum(map(_has_letters, title.split())) >= MIN_WORDS else None
+
+
+def _has_letters(word: str) -> bool:
+    return any(map(str.isalnum, word))
+
+
+def _shortened(words: list[str]) -> list[str]:
+    """The first five of them, without an end that says nothing."""
+    words = words[:MAX_WORDS]
+    while len(words) > MIN_WORDS and _FILLER.fullmatch(words[-1]):
+        del words[-1]
+    return words
 
 
 def _fitted(words: list[str]) -> str:

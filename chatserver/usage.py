@@ -58,6 +58,16 @@ def usage_at_end(told: Usage | None, told_after: int, question: str, answer: Mes
     return told if rest is None else added(told, rest)
 
 
+def usage_of_text(told: Usage | None, told_after: int, question: str, text: str) -> Usage | None:
+    """What was used for a text that stands in no conversation, as `usage_at_end` has it of one that was cut off."""
+    if told is None:
+        asked = estimate_tokens(question)
+        return Usage(prompt_tokens=asked, completion_tokens=estimate_tokens(text), estimated=True) if text else None
+    if len(text) <= told_after:
+        return told
+    return added(told, Usage(completion_tokens=estimate_tokens(text[told_after:]), estimated=True))
+
+
 def _written(answer: Message, known: int) -> Usage | None:
     """The estimate for an answer's text behind its first `known` characters; None where there is none."""
     written = len(answer.reasoning) + len(answer.content)

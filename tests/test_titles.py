@@ -48,7 +48,18 @@ def test_a_message_without_words_gives_no_title(message: str) -> None:
         ('"Title: Configuring MCP Servers."\n', "Configuring MCP Servers"),
         ("**Wetter in Paris**\n\nIch hoffe, das hilft!", "Wetter in Paris"),
         ("\n\n  Several   spaces\there ", "Several spaces here"),
-        ("\u202eturned around\u0007", "turned around"),
+        ("\u202eturned all around\u0007", "turned all around"),
+        ("one two \u2013 \u2013 \u2013 six", None),
+        ("Weather", None),
+        ("Paris weather", None),
+        ("Planning a weekend trip to the coast", "Planning a weekend trip"),
+        ("How trains and planes compare, by price", "How trains and planes compare"),
+        ("Six words are one too many", "Six words are one too"),
+        ("东京的天气", "东京的天气"),
+        ("天气", None),
+        ("パリの天気について", "パリの天気について"),
+        ("这是一个非常长的标题它不是标题而是一个完整的句子说明", None),
+        ("สภาพอากาศในปารีส", "สภาพอากาศในปารีส"),
         ("Sure! Here is a title for the conversation you asked me about today", None),
         ("x" * 61, None),
         ("", None),
@@ -68,3 +79,10 @@ def test_no_text_gives_a_title_that_breaks_a_list(text: str) -> None:
             assert 0 < len(title) <= MAX_CHARS
             assert title == " ".join(title.split())
             assert not any(unicodedata.category(c)[0] == "C" for c in title)
+
+
+@given(st.lists(st.text("abcäß", min_size=1, max_size=8), max_size=10).map(" ".join))
+def test_a_models_title_has_three_to_five_words(text: str) -> None:
+    """As the list of sessions promises, whatever the model was asked for."""
+    title = clean_title(text)
+    assert title is None or 3 <= len(title.split()) <= 5

@@ -291,6 +291,10 @@ class Store(Protocol):
         then, and stays when the session goes. None is everybody without identity together.
         """
 
+    async def add_usage(self, key: SessionKey, model: str, usage: Usage, now: float) -> None:
+        """Count what was used in a session beside its turns (for its title), for its owner and project; nothing where
+        it is not stored."""
+
     async def session_usage(self, key: SessionKey) -> tuple[tuple[str, Usage], ...]:
         """Model and usage of each message of a session that has one, in no order."""
 

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from chatserver.config import Settings
 from chatserver.errors import StartupError, StoreFull, StoreUnavailable
 from chatserver.message import Message, Usage
-from chatserver.store import listing, operations, recovery, removal, search, sqlite, usage
+from chatserver.store import listing, operations, recovery, removal, search, sqlite
+from chatserver.store import usage as usage_operations
 from chatserver.store import whole as whole_sessions
 from chatserver.store.accounts import AccountStore
 from chatserver.store.base import (
@@ -296,7 +297,7 @@ class SqlStore:
     ) -> tuple[UsageRow, ...]:
         return await self._reader.submit(
             partial(
-                usage.read_usage,
+                usage_operations.read_usage,
                 tenant=tenant,
                 owner=owner,
                 project_id=project_id,
@@ -306,11 +307,11 @@ class SqlStore:
         )
 
     async def session_usage(self, key: SessionKey) -> tuple[tuple[str, Usage], ...]:
-        return await self._reader.submit(partial(usage.read_session_usage, key=key))
+        return await self._reader.submit(partial(usage_operations.read_session_usage, key=key))
 
     async def quota_use(self, tenant: str, owner: str | None, first_day: int, day: int) -> QuotaUse:
         return await self._reader.submit(
-            partial(usage.read_quota_use, tenant=tenant, owner=owner, first_day=first_day, day=day)
+            partial(usage_operations.read_quota_use, tenant=tenant, owner=owner, first_day=first_day, day=day)
         )
 
     async def count_sessions(self, tenant: str) -> int:
@@ -327,8 +328,13 @@ class SqlStore:
 
     # --- writing ---
 
+    async def add_usage(self, key: SessionKey, model: str, usage: Usage, now: float) -> None:
+        await self._writer.submit(
+            partial(usage_operations.add_usage, key=key, model=model, usage=usage, now=now, turns=0)
+        )
+
     async def forget_usage(self, before_day: int, limit: int) -> int:
-        return await self._writer.submit(partial(usage.forget_usage, before_day=before_day, limit=limit))
+        return await self._writer.submit(partial(usage_operations.forget_usage, before_day=before_day, limit=limit))
 
     async def import_session(self, whole: WholeSession, *, replace: bool) -> Imported:
         work = partial(whole_sessions.import_session, whole=whole, do_replace=replace)

@@ -17,7 +17,8 @@ def owner_column(owner: str | None) -> str:
     return owner or ""
 
 
-def add_usage(tx: Transaction, *, key: SessionKey, model: str | None, usage: Usage, now: float) -> None:
+def add_usage(tx: Transaction, *, key: SessionKey, model: str | None, usage: Usage, now: float, turns: int = 1) -> None:
+    """Count what a turn of a session has used; or, where `turns` is 0, what was used beside its turns."""
     tx.run(
         tx.sql.add_usage,
         {
@@ -25,6 +26,7 @@ def add_usage(tx: Transaction, *, key: SessionKey, model: str | None, usage: Usa
             "session_id": key[1],
             "day": day_of(now),
             "model": model or "",
+            "turns": turns,
             "estimated_turns": int(usage.estimated),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What turns have used together; `estimated_turns` of them are estimated, at least in part."""
+    """What turns and titles have used together. Titles are no turns; how many of both are estimated, at least in part,
+    is `estimated_turns`."""
 
     project_id: str
     model: str

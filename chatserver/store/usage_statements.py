@@ -24,7 +24,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from chatserver.store.expressions import ONE, ZERO, of_session, p
+from chatserver.store.expressions import ZERO, of_session, p
 from chatserver.store.schema import WHOLE_TENANT, messages, sessions, usage_days
 
 TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
@@ -35,12 +35,12 @@ _FIRST_DAY = bindparam("first_day", type_=Integer)
 
 def _row(owner: ColumnElement[Any], project_id: ColumnElement[Any], model: ColumnElement[Any]) -> Select[Any]:
     c = usage_days.c
-    counted = (p(c[name]) for name in ("estimated_turns", *TOKENS))
-    return select(sessions.c.tenant, owner, p(c.day), project_id, model, ONE, *counted).where(of_session(sessions))
+    counted = (p(c[name]) for name in _SUMS)
+    return select(sessions.c.tenant, owner, p(c.day), project_id, model, *counted).where(of_session(sessions))
 
 
 def add_usage(insert: Any) -> Any:
-    """Add a turn of a session to the day's rows of its owner and of its tenant.
+    """Add what was used in a session, by `turns` turns, to the day's rows of its owner and of its tenant.
 
     Args:
         insert: the dialect's own.

@@ -143,6 +143,20 @@ async def test_a_turn_that_a_crash_cut_off_is_estimated_at_the_start(store: Stor
     assert answer.usage == Usage(10, 20, estimated=True)
 
 
+async def test_what_is_used_beside_turns_counts_and_is_no_turn(store: Store) -> None:
+    """For the session's owner and tenant, and for nobody where there is no such session."""
+    await turn(store, Usage(10, 20))
+    await store.add_usage(KEY, "tiny", Usage(1, 2, estimated=True), NOW)
+    await store.add_usage(KEY, "titles", Usage(3, 4), NOW)
+    await store.add_usage(SessionKey("public", "not there"), "tiny", Usage(100, 100), NOW)
+
+    assert await store.usage("public", "user:a", DAY, DAY) == (
+        UsageRow("default", "tiny", 1, 1, 11, 22),
+        UsageRow("default", "titles", 0, 0, 3, 4),
+    )
+    assert await store.quota_use("public", "user:a", DAY, DAY) == QuotaUse(40, 40, 40, 40)
+
+
 async def test_what_an_agent_had_told_before_a_crash_counts(store: Store) -> None:
     """The newest of it, and an estimate of what was written since; nothing of it is a part of the answer."""
     await store.create_session(record(owner="user:a"))

@@ -120,6 +120,7 @@ class _Used:
     project_id: str
     model: str
     usage: Usage
+    is_turn: bool = True
 
 
 class PlainStore:
@@ -361,14 +362,16 @@ class PlainStore:
     ) -> tuple[UsageRow, ...]:
         def work() -> tuple[UsageRow, ...]:
             groups: dict[tuple[str, str], list[Usage]] = {}
+            turns: Counter[tuple[str, str]] = Counter()
             for used in self._used:
                 mine = (used.tenant, used.owner) == (tenant, owner) and first_day <= used.day <= last_day
                 if mine and project_id in (None, used.project_id):
                     groups.setdefault((used.project_id, used.model), []).append(used.usage)
+                    turns[used.project_id, used.model] += used.is_turn
             return tuple(
                 UsageRow(
                     *names,
-                    len(usages),
+                    turns[names],
                     sum(u.estimated for u in usages),
                     sum(u.prompt_tokens for u in usages),
                     sum(u.completion_tokens for u in usages),
@@ -379,6 +382,14 @@ class PlainStore:
             )
 
         return await self._do(work)
+
+    async def add_usage(self, key: SessionKey, model: str, usage: Usage, now: float) -> None:
+        def work() -> None:
+            if (session := self._sessions.get(key)) is not None:
+                owner, project_id = session.record.owner, session.record.project_id
+                self._used.append(_Used(key.tenant, owner, day_of(now), project_id, model, usage, is_turn=False))
+
+        await self._do(work)
 
     async def session_usage(self, key: SessionKey) -> tuple[tuple[str, Usage], ...]:
         def work() -> tuple[tuple[str, Usage], ...]:

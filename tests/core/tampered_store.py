@@ -20,6 +20,7 @@ WRITES = (
     "withdraw_turn",
     "checkpoint",
     "finish_turn",
+    "add_usage",
     "add_message",
     "update_session",
     "name_session",

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from chatserver.agents.base import AgentTurn
+from chatserver.agents.base import AgentTurn, Spent
 from chatserver.errors import AgentError
+from chatserver.message import Usage
 from chatserver.session_rules import NewSession
+from chatserver.usage import day_of, estimate_tokens
 from tests.core.puppets import Play
 from tests.core.virtual import advance, settle, virtual
-from tests.core.world import NOBODY, World, world
+from tests.core.world import NOBODY, World, visitor, world
 
 
 class Titler:
@@ -76,7 +78,7 @@ async def test_the_model_names_a_session_after_its_first_exchange_and_tabs_see_i
 async def test_a_model_that_talks_gets_two_more_tries_and_then_the_words_decide() -> None:
     """A sentence is no title, nor is a failure."""
     async with naming(
-        "This is not a title but a whole long sentence.", AgentError("busy", code="model_busy"), "", "No"
+        "This is not a title but a whole long sentence.", AgentError("busy", code="model_busy"), "Trains", "No"
     ) as (w, titler):
         await w.chat("s", "please compare trains and planes")
         await settle()
@@ -208,6 +210,85 @@ async def test_of_a_rename_and_a_name_in_flight_at_once_the_rename_stays(held: s
         await w.chat("s", "and more")
         await settle()
         assert (await title_of(w), len(titler.asked)) == (given, 1)
+
+
+async def used_by(w: World) -> tuple[int, ...]:
+    """Turns, prompt and completion tokens of a visitor."""
+    day = day_of(w.clock.now())
+    rows = await w.real_store.usage("public", "visitor:v", day, day)
+    return tuple(sum(getattr(row, name) for row in rows) for name in ("turns", "prompt_tokens", "completion_tokens"))
+
+
+@virtual
+async def test_what_a_title_takes_counts_as_its_owners() -> None:
+    """What the model tells, of every try, and an estimate where it tells nothing or fails; in the metrics too."""
+
+    async def play(turn: AgentTurn) -> AsyncIterator[Any]:
+        if "title of three to five words" not in turn.message:
+            yield Spent(Usage(1000, 1))
+            return
+        asked.append(turn)
+        if len(asked) == 1:
+            yield Spent(Usage(200, 3))
+            yield "No"
+            raise AgentError("no", code="no")
+        if len(asked) == 2:
+            yield "x" * 30
+            raise AgentError("no", code="no")
+        yield "A title of words"
+        yield Spent(Usage(300, 5))
+
+    asked: list[AgentTurn] = []
+    async with world(agents={"model": Play(play)}, auto_titles="model") as w:
+        w.models.titlers.add("model")
+        await w.chat("s", "hello", visitor("v"))
+        await settle()
+        assert await w.record("s", visitor("v")) is not None
+        # Of a turn without text nothing is named, and nothing is asked.
+        assert (asked, await used_by(w)) == ([], (1, 1000, 1))
+
+        async def with_text(turn: AgentTurn) -> AsyncIterator[Any]:
+            if "title of three to five words" not in turn.message:
+                yield "Yes"
+            async for item in play(turn):
+                yield item
+
+        w.models.entries["model"].agent = Play(with_text)
+        await w.chat("s", "hello", visitor("v"))
+        await settle()
+        estimated = estimate_tokens(asked[1].message)
+        assert await used_by(w) == (2, 2000 + 200 + estimated + 300, 2 + 3 + estimate_tokens("No") + 10 + 5)
+        assert w.turns.counts.tokens["model", "completion"] == 2 + 3 + estimate_tokens("No") + 10 + 5
+
+
+@virtual
+async def test_no_model_is_asked_for_a_title_when_the_quota_is_used_up() -> None:
+    """The words of the message make it, and nothing more is counted."""
+    async with naming("By the model", quota_visitor_day_tokens=1) as (w, titler):
+        caller = visitor("v")
+        await w.chat("s", "compare trains and planes", caller)
+        await settle()
+        record = await w.record("s", caller)
+        assert record is not None
+        assert (record.title, titler.asked) == ("Compare trains and planes", [])
+
+
+@virtual
+async def test_what_a_title_took_counts_when_it_came_too_late() -> None:
+    """The model has worked for it all the same."""
+
+    async def play(turn: AgentTurn) -> AsyncIterator[Any]:
+        if "title of three to five words" not in turn.message:
+            yield "Yes"
+            return
+        yield Spent(Usage(7000, 1))
+        await asyncio.sleep(1000)
+
+    async with world(agents={"model": Play(play)}, auto_titles="model") as w:
+        w.models.titlers.add("model")
+        await w.chat("s", "compare trains and planes", visitor("v"))
+        await advance(31)
+        assert (await used_by(w))[1] >= 7000
 
 
 @virtual

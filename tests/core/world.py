@@ -149,8 +149,11 @@ class World:
         self.naming = AutoNaming(
             self.settings,
             self.clock,
+            self.store,
             self.turns.changes,
             self.models,
+            self.quotas,
+            self.turns.counts,
             self.manager.unpin,
             self.supervisor,
             self.log,  # type: ignore[arg-type]
