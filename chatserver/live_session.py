@@ -52,6 +52,7 @@ class LiveSession:
         "_lock",
         "_monotonic",
         "_snapshot",
+        "_states",
         "deletions",
         "fence",
         "key",
@@ -99,6 +100,7 @@ class LiveSession:
         self.deletions = 0  # under way; nothing new begins meanwhile
         self._lock: asyncio.Lock | None = None
         self._snapshot: tuple[Position, bytes] | None = None
+        self._states: tuple[Position, bytes] | None = None
 
     @property
     def lock(self) -> asyncio.Lock:
@@ -167,8 +169,11 @@ class LiveSession:
             self._snapshot = (self.state.position, self.state.snapshot_frame())
         return self._snapshot[1]
 
-    def state_json(self) -> bytes:
-        return self.state.encode()
+    def state_frame(self) -> bytes:
+        """The state as a message of its own, kept for all who are shown it now."""
+        if self._states is None or self._states[0] != self.state.position:
+            self._states = (self.state.position, b"data: %b\n\n" % self.state.encode())
+        return self._states[1]
 
     def add_subscriber(self, subscriber: Subscriber) -> None:
         self.subscribers = (*self.subscribers, subscriber)
@@ -177,7 +182,7 @@ class LiveSession:
         self.last_used = self._monotonic()  # following is using, and needs no pin
         self.subscribers = tuple(s for s in self.subscribers if s is not subscriber)
         if not self.subscribers:
-            self._snapshot = None
+            self._snapshot = self._states = None
 
     def measure(self) -> int:
         """Estimated bytes in memory."""

@@ -16,6 +16,7 @@ It knows no HTTP: a Sink is what a transport looks like from here.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -67,7 +68,7 @@ class Source(Protocol):
 
     def snapshot_frame(self) -> bytes: ...
 
-    def state_json(self) -> bytes: ...
+    def state_frame(self) -> bytes: ...
 
     def add_subscriber(self, subscriber: Subscriber) -> None: ...
 
@@ -388,11 +389,13 @@ class StateView:
         connection = self._connection
         if self._unsaid and self._pause is None and not connection.lagging and not connection.ended:
             connection.send(self._said())
-            self._pause = asyncio.get_running_loop().call_later(self._interval_seconds, self._over)
+            # All viewers at the same moments, at which the state is encoded once. A timer may be a little late.
+            loop, interval = asyncio.get_running_loop(), self._interval_seconds
+            self._pause = loop.call_at(math.ceil(loop.time() / interval + 0.9) * interval, self._over)
 
     def _said(self) -> bytes:
         self._unsaid = False
-        return b"data: %b\n\n" % self._source.state_json()
+        return self._source.state_frame()
 
     def missing(self) -> list[bytes]:
         return [self._said()] if self._unsaid else []

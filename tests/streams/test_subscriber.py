@@ -13,6 +13,7 @@ from chatserver import events as ev
 from chatserver.counts import StreamCounts
 from chatserver.events import Position
 from chatserver.live_session import LiveSession
+from chatserver.state import ChatState
 from chatserver.streams.subscriber import Connection, StateView, goodbye_frame, ping_frame
 from tests.core.readers import BACKLOG_BYTES, STALL_SECONDS, FakeSink, Reader
 from tests.core.virtual import advance, settle, virtual
@@ -549,6 +550,7 @@ class Viewer:
     """A client of `?format=state`."""
 
     def __init__(self, live: LiveSession, sink: FakeSink) -> None:
+        self.sink = sink
         self.counts = StreamCounts()
         self.connection = Connection(sink, stall_seconds=STALL_SECONDS, backlog_bytes=BACKLOG_BYTES, counts=self.counts)
         StateView(live, self.connection, SID, interval_seconds=0.1)
@@ -582,6 +584,38 @@ async def test_the_state_comes_at_once_and_then_no_more_often_than_asked() -> No
     assert states_in(sink)[2:] == [state_of(live)]
     await viewer.close()
     assert live.subscribers == ()
+
+
+@virtual
+async def test_many_viewers_cost_the_encoding_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever they came, they are shown the state at the same moments: a long one takes milliseconds to encode."""
+    encoded = 0
+    encode = ChatState.encode
+
+    def counted(state: ChatState) -> bytes:
+        nonlocal encoded
+        encoded += 1
+        return encode(state)
+
+    monkeypatch.setattr(ChatState, "encode", counted)
+    live = live_session()
+    script = talking(live)
+    viewers = []
+    for _ in range(30):
+        viewers.append(Viewer(live, FakeSink()))
+        await advance(0.013)
+    encoded = 0
+    before = [len(states_in(viewer.sink)) for viewer in viewers]
+    for _ in range(300):
+        script.delta()
+        await advance(0.007)
+    assert encoded <= 2.1 / 0.1 + 2
+    await advance(1)
+    for viewer, had in zip(viewers, before, strict=True):
+        said = states_in(viewer.sink)
+        assert 18 <= len(said) - had <= 23
+        assert said[-1] == state_of(live)
+        await viewer.close()
 
 
 @virtual
