@@ -10,6 +10,7 @@ import pytest
 from tests.campaigns import islands, isolation, resume, slow_readers
 from tests.campaigns.campaign import chance
 from tests.campaigns.crowd import story_server
+from tests.campaigns.islanders import TENANTS
 from tests.campaigns.story_agent import story
 from tests.checker import Checker, Position, Refused, Stream
 from tests.server import ServerProcess
@@ -33,7 +34,7 @@ async def test_fifty_tenants_never_see_each_others_records(tmp_path: Path) -> No
     async with islands.opened(tmp_path, operations=60) as one:
         for number in (0, 1):  # what a round left is gone in the next one
             counted = await one(number, chance(SEED, number))
-            assert counted["operations"] == 60 * islands.TENANTS
+            assert counted["operations"] == 60 * TENANTS
             assert counted["refused_403"] > 100
             assert counted["refused_404"] > 100
             assert counted["stream_bytes_searched"] > 500_000
