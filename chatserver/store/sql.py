@@ -10,6 +10,7 @@ What a method does is in operations.py; when it is committed, in writer.py; how 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -164,6 +165,8 @@ class SqlStore:
         reader_threads: int,
         writable: bool = True,
     ) -> None:
+        self._path = path
+        self._file: tuple[int, int] | None = None
         where = sqlite.Location(path, busy_seconds)
         self._writer = (
             Transactions("writer", partial(sqlite.writing, where), limit=queue_limit, batch=WRITE_BATCH)
@@ -193,6 +196,7 @@ class SqlStore:
             except BaseException:
                 await self._writer.close()
                 raise
+        self._file = self._file_there()
 
     async def close(self) -> None:
         await self._reader.close()  # first: the last connection to close empties the log, and readers may not
@@ -203,8 +207,24 @@ class SqlStore:
         return StoreCounts(self._writer.commits, waiting)
 
     async def ready(self) -> None:
+        await self._reader.submit(self._probe_place)
         await self._reader.submit(operations.probe_reading)
         await self._writer.submit(operations.probe_writing)
+
+    def _probe_place(self, _: Transaction) -> None:
+        """A file that was moved away or deleted is read and written as before, until the process ends."""
+        if self._file_there() != self._file:
+            raise StoreUnavailable("the database is not where it was opened: its folder was moved or deleted")
+
+    def _file_there(self) -> tuple[int, int] | None:
+        """Which file has the database's name now; None for a database in memory, or where there is none."""
+        if self._path is None:
+            return None
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     # --- reading ---
 

@@ -74,6 +74,18 @@ async def test_an_answer_that_cannot_be_saved_is_told_and_saved_later(
     assert [m.status for m in stored.messages] == ["completed", "failed", "completed", "completed"]
 
 
+async def test_a_data_folder_that_was_moved_away_is_told(serve: Serve, tmp_path: Path) -> None:
+    """L1: what is written then is gone for whoever looks in its place; only the operator can put it back."""
+    api = await serve()
+    assert (await api.get("/health/ready"))[0] == 200
+    (tmp_path / "data").rename(tmp_path / "moved")
+    status, problem, _ = await api.get("/health/ready")
+    assert (status, problem["code"]) == (503, "store_unavailable")
+    assert str(tmp_path) not in problem["detail"]
+    (tmp_path / "moved").rename(tmp_path / "data")
+    assert (await api.get("/health/ready"))[0] == 200
+
+
 async def test_another_process_that_holds_the_database_is_told_as_503(serve: Serve, tmp_path: Path) -> None:
     """A foreign lock (a backup tool, a shell) is waited for, then answered; afterwards everything works."""
     api = await serve(store_busy_seconds=0.05)
