@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.checker import Checker
 from tests.server import ROOT, ServerProcess, free_port
@@ -14,6 +14,11 @@ from tests.server import ROOT, ServerProcess, free_port
 pytestmark = pytest.mark.browser
 
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
+
+
+# Text that does not fit where it stands.
+CUT_OFF = """() => [...document.querySelectorAll('dd, dt, h1, h2, p:not(.visually-hidden), li')]
+    .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)"""
 
 
 async def violations(page: Page) -> list[str]:
@@ -53,8 +58,78 @@ async def test_numbers_move_without_a_reload(chromium: Browser, tmp_path: Path, 
         await page.set_viewport_size({"width": 360, "height": 800})
         await page.screenshot(path=screenshots / "operations-dark-narrow.png")
         assert await violations(page) == []
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        for width in (360, 320):
+            await page.set_viewport_size({"width": width, "height": 800})
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            assert await page.evaluate(CUT_OFF) == []
         assert wrong == []
+
+
+async def test_a_chart_says_what_it_counts_and_is_read_by_keyboard(chromium: Browser, tmp_path: Path) -> None:
+    """Ends of both axes, units, what is counted over; a name that tells all of it, each sample by the arrow keys."""
+    async with ServerProcess(tmp_path / "data") as server:
+        page = await (await chromium.new_context(locale="en-GB")).new_page()
+        now = 1_790_000_000
+        answer = {
+            "time": now,
+            "version": "1",
+            "interval_seconds": 10,
+            "now": {},
+            "history": {
+                "time": [now - 30, now - 20, now - 10],
+                "turns_completed": [0, 3, 1],
+                "turns_failed": [0, 0, 2],
+                "event_loop_lag_seconds": [0.001, 0.0123, 0.002],
+            },
+        }
+        await page.route("**/api/admin/metrics*", lambda route: route.fulfill(json=answer))
+        await page.goto(f"{server.base_url}/admin")
+        ended = page.get_by_test_id("chart").filter(has_text="Turns ended")
+        await expect(ended.get_by_role("heading")).to_have_text("Turns ended in 10 s")
+        await expect(ended.locator(".scale")).to_have_text("50")  # 5 at the top, 0 at the bottom
+        # A time of day as they write it there.
+        await expect(ended.locator(".ends")).to_have_text(re.compile(r"^\d\d:\d\d\d\d:\d\d$"))
+        chart = ended.get_by_role("img")
+        told = await chart.get_attribute("aria-label") or ""
+        assert re.fullmatch(
+            r"Turns ended in 10 s, since \d\d:\d\d: completed 1, stopped –, failed 2; highest 3", told
+        ), told
+        await chart.focus()
+        await page.keyboard.press("ArrowLeft")
+        await expect(ended.locator("[aria-live]")).to_have_text(
+            re.compile(r"\d\d:\d\d:\d\d: completed 3, stopped –, failed 0")
+        )
+        lag = page.get_by_test_id("chart").filter(has_text="Event loop lag")
+        await expect(lag.locator(".scale")).to_have_text("20 ms0 ms")
+        await expect(lag).to_contain_text("highest 12.3 ms")
+        nothing = page.get_by_test_id("chart").filter(has_text="Time to the first token")
+        await expect(nothing).to_contain_text("nothing yet")
+
+
+async def test_no_name_of_anybody_or_anything_is_shown(chromium: Browser, tmp_path: Path) -> None:
+    """Neither a session's nor a person's, nor a word that was said: an operator's page is often left open."""
+    async with (
+        ServerProcess(tmp_path / "data") as server,
+        Checker(server.base_url) as checker,
+        checker.follow("canary-session") as stream,
+    ):
+        sent = await checker.send("canary-session", "/say canary-words")
+        await stream.until_ended(sent.turn_id)
+        page = await (await chromium.new_context()).new_page()
+        bodies: list[str] = []
+
+        async def keep(route: Route) -> None:
+            answer = await route.fetch()
+            bodies.append(await answer.text())
+            await route.fulfill(response=answer)
+
+        await page.route("**/api/**", keep)
+        await page.goto(f"{server.base_url}/admin")
+        await expect(page.locator(tile(page, "Open streams"))).to_have_text("1")
+        assert bodies
+        for text in (*bodies, await page.content()):
+            assert "canary" not in text
+            assert sent.turn_id not in text
 
 
 async def test_others_are_told_who_it_is_for(chromium: Browser, tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ export function language(): string {
   return wanted.find((code) => Object.hasOwn(LANGUAGES, code)) ?? "en";
 }
 
+/** The way to write dates and numbers: the browser's own kind of the language, e.g. `en-GB`, where it has one. */
+export function region(code: string): string {
+  return navigator.languages.find((tag) => tag.split("-")[0]!.toLowerCase() === code) ?? code;
+}
+
 /** Speaks `language()` from now on; English where its catalogue cannot be loaded. */
 export async function speak(): Promise<string> {
   let code = language();
@@ -30,7 +35,8 @@ export async function speak(): Promise<string> {
     code = "en";
     useTexts(en);
   }
-  document.documentElement.lang = code;
+  // Times are written by it (clock.ts), and read aloud.
+  document.documentElement.lang = region(code);
   return code;
 }
 

@@ -13,6 +13,7 @@ export const en = {
   since: (time: string) => `since ${time}`,
   at: (time: string) => `at ${time}`,
   highest: (value: string) => `highest ${value}`,
+  each: (seconds: string) => `in ${seconds} s`,
   nothing: "nothing yet",
 
   streams: "Open streams",
@@ -23,6 +24,7 @@ export const en = {
   lag: "Event loop lag",
   outcomes: "Turns ended",
   errors: "Errors and refusals",
+  errorsSoFar: "Errors and refusals in an hour",
   evictions: "Evictions",
   commits: "Commits a second",
   memory: "Memory of sessions",
@@ -65,6 +67,7 @@ export const de: OperationsTexts = {
   since: (time) => `seit ${time}`,
   at: (time) => `um ${time}`,
   highest: (value) => `höchstens ${value}`,
+  each: (seconds) => `in ${seconds} s`,
   nothing: "noch nichts",
 
   streams: "Offene Ströme",
@@ -75,6 +78,7 @@ export const de: OperationsTexts = {
   lag: "Verzug der Ereignisschleife",
   outcomes: "Beendete Antworten",
   errors: "Fehler und Ablehnungen",
+  errorsSoFar: "Fehler und Ablehnungen in einer Stunde",
   evictions: "Ausgelagerte Sitzungen",
   commits: "Commits je Sekunde",
   memory: "Speicher der Sitzungen",

@@ -68,27 +68,36 @@ export function ceiling(value: number): number {
   return step * power;
 }
 
+export interface Box {
+  /** The moments at the left and at the right edge. */
+  readonly span: readonly [number, number];
+  /** The value at the upper edge; 0 is at the lower one. */
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
+  /** Seconds between two samples beyond which something is missing: the server was away, or this page slept. */
+  readonly gap: number;
+}
+
 /**
- * A line through samples as the `d` of an SVG path in a box of `width` by `height`; gaps stay gaps, and a sample alone
- * between two is a dot (a line of no length, which round caps draw).
+ * A line through samples as the `d` of an SVG path; what was not measured stays a gap. Samples that are alone between two
+ * gaps are `dots`: lines of no length, which round caps draw.
  */
-export function line(times: Column, values: Column, span: readonly [number, number], top: number, width: number, height: number): string {
-  const [from, to] = span;
-  let d = "";
-  let drawing = false;
+export function line(times: Column, values: Column, { span: [from, to], top, width, height, gap }: Box): { readonly line: string; readonly dots: string } {
+  /** Whether the sample is there, and none is missing between it and the one before it. */
+  const shows = (at: number): boolean => (values[at] ?? null) !== null && (times[at] ?? -1) >= from;
+  const follows = (at: number): boolean => shows(at) && shows(at - 1) && times[at]! - times[at - 1]! <= gap;
+  const drawn = { line: "", dots: "" };
   values.forEach((value, at) => {
-    const time = times[at];
-    if (value === null || time === null || time === undefined || time < from) {
-      drawing = false;
-      return;
-    }
-    const x = ((time - from) / (to - from)) * width;
-    const y = height - (Math.min(value, top) / top) * height;
-    d += `${drawing ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
-    if (!drawing && (values[at + 1] ?? null) === null) d += "h0";
-    drawing = true;
+    if (!shows(at)) return;
+    const x = ((times[at]! - from) / (to - from)) * width;
+    const y = height - (Math.min(value!, top) / top) * height;
+    const place = `${x.toFixed(1)} ${y.toFixed(1)}`;
+    if (follows(at)) drawn.line += `L${place}`;
+    else if (follows(at + 1)) drawn.line += `M${place}`;
+    else drawn.dots += `M${place}h0`;
   });
-  return d;
+  return drawn;
 }
 
 /** The sample nearest to a moment, or null where there is none. */

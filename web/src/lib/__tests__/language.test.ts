@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
-import { choose, language, speak } from "../language.ts";
+import { timeOfDay } from "../clock.ts";
+import { choose, language, region, speak } from "../language.ts";
 import { setTheme, theme } from "../preferences.ts";
 import { de } from "../texts.de.ts";
 import { en, texts } from "../texts.ts";
@@ -33,6 +34,16 @@ describe("language", () => {
     expect(language()).toBe("de");
     browserSpeaks("fr", "tlh");
     expect(language()).toBe("en");
+  });
+
+  it("is written as in the browser's own region", async () => {
+    browserSpeaks("fr-FR", "en-GB", "en-US", "de-AT");
+    expect(region("en")).toBe("en-GB");
+    expect(region("de")).toBe("de-AT");
+    expect(region("it")).toBe("it");
+    await choose("en");
+    // 17:15 in Britain, where "en" alone would be 05:15 PM.
+    expect(timeOfDay(new Date(2026, 10, 21, 17, 15).getTime(), new Date(2026, 10, 21).getTime())).toBe("17:15");
   });
 
   it("is what was chosen, whatever the browser prefers", async () => {

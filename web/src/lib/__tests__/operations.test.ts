@@ -46,10 +46,18 @@ describe("what the operations page knows", () => {
 });
 
 describe("a chart's line", () => {
+  const box = { span: [0, 100], top: 10, width: 100, height: 50, gap: 60 } as const;
+
   it("goes through its samples, with gaps where nothing was measured and dots between two gaps", () => {
-    expect(line([0, 50, 100], [0, 5, 10], [0, 100], 10, 100, 50)).toBe("M0.0 50.0L50.0 25.0L100.0 0.0");
-    expect(line([0, 50, 100], [10, null, 0], [0, 100], 10, 100, 50)).toBe("M0.0 0.0h0M100.0 50.0h0");
-    expect(line([0, 50], [null, null], [0, 100], 10, 100, 50)).toBe("");
+    expect(line([0, 50, 100], [0, 5, 10], box)).toEqual({ line: "M0.0 50.0L50.0 25.0L100.0 0.0", dots: "" });
+    expect(line([0, 50, 100], [10, null, 0], box)).toEqual({ line: "", dots: "M0.0 0.0h0M100.0 50.0h0" });
+    expect(line([0, 50], [null, null], box)).toEqual({ line: "", dots: "" });
+  });
+
+  it("draws nothing where the server was away", () => {
+    const narrow = { ...box, gap: 25 };
+    expect(line([0, 10, 80, 90], [0, 0, 10, 10], narrow).line).toBe("M0.0 50.0L10.0 50.0M80.0 0.0L90.0 0.0");
+    expect(line([0, 80], [0, 10], narrow)).toEqual({ line: "", dots: "M0.0 50.0h0M80.0 0.0h0" });
   });
 
   it("ends its axis at a round number that holds its highest", () => {
