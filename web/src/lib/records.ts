@@ -31,9 +31,17 @@ export interface ListQuery {
 /** The title of sessions that nobody has named, nor the model yet. */
 export const UNNAMED = "New Chat";
 
+/** What stands at the beginning of a line of Markdown and is no word: of headings, quotes, lists, code and emphasis. */
+const MARKS = /^[#>*+\-`_~|\s]+/;
+
 /** What a list calls a session; null where there is nothing to call it by. */
 export function nameOf(entry: SessionEntry): string | null {
-  return (entry.title !== UNNAMED && entry.title) || entry.preview || null;
+  return titleOf(entry.title) ?? (entry.preview?.replace(MARKS, "") || null);
+}
+
+/** A session's title, or null where neither a person nor the model has given it one. */
+export function titleOf(title: string): string | null {
+  return title === UNNAMED || title === "" ? null : title;
 }
 
 export class Records {

@@ -9,6 +9,7 @@ export const de: Texts = {
 
   appName: "chatserver",
   newChat: "Neues Gespräch",
+  newChatHint: "Strg+Umschalt+O",
   untitled: "Neues Gespräch",
   skipToComposer: "Zum Eingabefeld springen",
   conversation: "Gespräch",
@@ -147,7 +148,7 @@ export const de: Texts = {
 
   missingKey: "Für dieses Modell fehlt noch der Schlüssel, darum kann es nicht antworten. Der Betreiber muss ihn setzen.",
   connectingTools: "Werkzeuge werden verbunden …",
-  sessionGone: "Diese Sitzung wurde gelöscht.",
+  sessionGone: "Diese Sitzung wurde gelöscht oder ist abgelaufen.",
   dismiss: "Schließen",
   requestId: (id) => `Anfrage ${id}`,
 

@@ -11,6 +11,7 @@ export const en = {
 
   appName: "chatserver",
   newChat: "New chat",
+  newChatHint: "Ctrl+Shift+O",
   untitled: "New chat",
   skipToComposer: "Skip to the message field",
   conversation: "Conversation",
@@ -147,7 +148,7 @@ export const en = {
 
   missingKey: "This model has no API key yet, so it can't answer. The operator has to set it.",
   connectingTools: "Connecting tools…",
-  sessionGone: "This session was deleted.",
+  sessionGone: "This session was deleted, or it has expired.",
   dismiss: "Dismiss",
   requestId: (id: string) => `Request ${id}`,
 
