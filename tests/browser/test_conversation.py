@@ -164,6 +164,41 @@ async def test_versions_of_a_message_and_of_its_answer(
     await expect(other.get_by_test_id("session-id")).to_have_text("tree")
 
 
+async def test_a_picked_model_becomes_the_sessions_and_every_tab_shows_it(chromium: Browser, tmp_path: Path) -> None:
+    """With a message, with another answer, and with the picker before Again; another tab's choice counts as well."""
+    async with ServerProcess(tmp_path / "data", settings={"no_docs": None}) as server:
+        context = await chromium.new_context()
+        page, other = [await open_session(context, server, "pick") for _ in range(2)]
+        picker, others = page.get_by_test_id("model"), other.get_by_test_id("model")
+        await picker.select_option("docs")
+        await say(page, "What is a turn?")
+        for tab in (page, other):
+            await expect(answers(tab, "completed")).to_have_count(1)
+            await expect(tab.get_by_test_id("model")).to_have_value("docs")
+        await expect(answers(page, "completed").locator(".facts")).to_contain_text("docs")
+
+        await others.select_option("scripted")
+        await say(other, "and again")
+        await expect(answers(page, "completed")).to_have_count(2)
+        await expect(answers(page, "completed").last.locator(".facts")).to_contain_text("scripted")
+        await expect(picker).to_have_value("scripted")
+        # Not by the old choice of this tab.
+        await say(page, "and here")
+        await expect(answers(page, "completed")).to_have_count(3)
+        await expect(answers(page, "completed").last.locator(".facts")).to_contain_text("scripted")
+
+        last = messages(page, "assistant").last
+        await last.get_by_test_id("regenerate-with").select_option("docs")
+        await expect(last.get_by_test_id("versions")).to_contain_text("2/2")
+        await expect(last.locator(".facts")).to_contain_text("docs")
+        await expect(others).to_have_value("docs")
+        await picker.select_option("scripted")
+        await last.get_by_test_id("regenerate").click()
+        await expect(last.get_by_test_id("versions")).to_contain_text("3/3")
+        await expect(last.locator(".facts")).to_contain_text("scripted")
+        await context.close()
+
+
 async def test_a_rating_survives_a_reload(context: BrowserContext, server: ServerProcess) -> None:
     """Up, a comment, and off again."""
     page = await open_session(context, server, "rate")

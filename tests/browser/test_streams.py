@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
@@ -88,6 +91,76 @@ async def test_two_browsers_share_a_session_of_nobody(chromium: Browser, tmp_pat
         assert "canary-of-the-owner" not in await stranger.content()
         await stranger.get_by_test_id("new-chat").first.click()
         await connected(stranger)
+
+
+async def test_two_browsers_of_one_person_show_one_session_live(chromium: Browser, tmp_path: Path) -> None:
+    """At the desk and on the phone: each sees what the other writes while it is being answered."""
+    async with ServerProcess(tmp_path / "data") as server:
+        desk, phone = [await chromium.new_context() for _ in range(2)]
+        for context, path in ((desk, "register"), (phone, "login")):
+            answer = await context.request.post(
+                f"{server.base_url}/api/auth/{path}",
+                data={"username": "grace", "password": "a long enough passphrase"},
+                headers={"Origin": server.base_url},
+            )
+            assert answer.ok, await answer.text()
+        here = await open_session(desk, server, "both")
+        await say(here, "/tokens 60 every 30\nfrom the desk")
+        await expect(answers(here, "streaming")).to_have_count(1)
+        there = await open_session(phone, server, "both")
+        await expect(answers(there, "streaming").or_(answers(there, "completed"))).to_have_count(1)
+        for page in (here, there):
+            await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+        await say(there, "/tokens 60 every 30\nfrom the phone")
+        await expect(answers(here, "streaming")).to_have_count(1)
+        for page in (here, there):
+            await expect(answers(page, "completed")).to_have_count(2, timeout=30_000)
+            assert "from the phone" in await words(page)
+        assert await words(here) == await words(there)
+        await desk.close()
+        await phone.close()
+
+
+# Two seconds longer than the page waits for a word of the server (SILENCE_MS).
+SLEEP_SECONDS = 37
+
+
+async def test_a_machine_that_slept_shows_what_was_said_meanwhile(chromium: Browser, tmp_path: Path) -> None:
+    """Its processes stand still, its connection is gone when they wake, and nobody has told them."""
+    async with (
+        ServerProcess(tmp_path / "data") as server,
+        relay("127.0.0.1", urlsplit(server.base_url).port or 0) as between,
+    ):
+        context = await chromium.new_context()
+        page = await context.new_page()
+        await page.goto(f"{between.url}/?session=sleeper")
+        await connected(page)
+        await say(page, "before")
+        await expect(answers(page, "completed")).to_have_count(1)
+        cookies = {cookie["name"]: cookie["value"] for cookie in await context.cookies()}
+        devtools = await chromium.new_browser_cdp_session()
+        found = await devtools.send("SystemInfo.getProcessInfo")
+        asleep = [process["id"] for process in found["processInfo"] if process["type"] in ("renderer", "utility")]
+        assert len(asleep) >= 2
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            between.cut()
+            headers = {"Origin": server.base_url}
+            async with aiohttp.ClientSession(server.base_url, cookies=cookies, headers=headers) as http:
+                body = {"message": "said while it slept", "session_id": "sleeper"}
+                async with http.post("/api/chat", json=body) as response:
+                    assert response.status == 200, await response.text()
+            await asyncio.sleep(SLEEP_SECONDS)
+        finally:
+            for pid in asleep:
+                os.kill(pid, signal.SIGCONT)
+        await expect(answers(page, "completed")).to_have_count(2, timeout=60_000)
+        await connected(page)
+        assert "said while it slept" in await words(page)
+        await say(page, "after")
+        await expect(answers(page, "completed")).to_have_count(3, timeout=30_000)
+        await context.close()
 
 
 async def test_the_tab_that_leads_can_be_closed(chromium: Browser, server: ServerProcess) -> None:

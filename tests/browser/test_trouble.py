@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
@@ -13,6 +14,7 @@ from playwright.async_api import Error as PlaywrightError
 
 from tests.browser.page import answers, connected, open_session, say, words
 from tests.browser.talker import script
+from tests.relay import relay
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.browser
@@ -179,6 +181,52 @@ async def test_tabs_notice_that_the_shared_worker_has_died(chromium: Browser, se
     await expect(answers(page, "completed")).to_have_count(2, timeout=90_000)
     await connected(page)
     await context.close()
+
+
+def skewed(minutes: int) -> str:
+    """A clock that is so many minutes ahead."""
+    return f"""{{
+        const True = Date, off = {minutes} * 60_000;
+        window.Date = class extends True {{
+            constructor(...args) {{ args.length === 0 ? super(True.now() + off) : super(...args); }}
+            static now() {{ return True.now() + off; }}
+        }};
+    }}"""
+
+
+@pytest.mark.parametrize("minutes", [-60, 60])
+async def test_a_wrong_clock_breaks_nothing_and_is_reckoned_with(
+    chromium: Browser, server: ServerProcess, minutes: int
+) -> None:
+    """An approval's end is told as that clock will show it; a break is mended as by any other clock."""
+    async with relay("127.0.0.1", urlsplit(server.base_url).port or 0) as between:
+        context = await chromium.new_context()
+        await context.add_init_script(skewed(minutes))
+        page = await context.new_page()
+        await page.goto(f"{between.url}/?session=skewed")
+        await connected(page)
+        await say(page, CALL)
+        await expect(page.get_by_test_id("approve")).to_be_visible(timeout=20_000)
+        shown = await page.evaluate(
+            """async (off) => {
+                const state = await (await fetch('/api/state?session_id=skewed')).json();
+                const end = Date.parse(state.pending_approvals[0].expires_at) + off;
+                // Answers are dated in whole seconds: the one before and the one after are as good.
+                return [-1500, 0, 1500].map((by) => new Intl.DateTimeFormat(document.documentElement.lang,
+                    { hour: '2-digit', minute: '2-digit' }).format(end + by));
+            }""",
+            minutes * 60_000,
+        )
+        told = await page.get_by_test_id("tool").inner_text()
+        assert any(time.replace("\u202f", " ") in told.replace("\u202f", " ") for time in shown), (shown, told)
+        between.cut()
+        await expect(page.get_by_test_id("connection")).not_to_have_attribute("data-state", "connected")
+        await connected(page)
+        await page.get_by_test_id("approve").click()
+        await expect(answers(page, "completed")).to_have_count(1, timeout=20_000)
+        await say(page, "hello")
+        await expect(answers(page, "completed")).to_have_count(2, timeout=20_000)
+        await context.close()
 
 
 async def no_storage(page: Page) -> None:
