@@ -164,16 +164,21 @@ class LiveSession:
         return self.log.after(position)
 
     def snapshot_frame(self) -> bytes:
-        # Kept while somebody follows and nothing changes: readers that take nothing then share one copy of it.
-        if self._snapshot is None or self._snapshot[0] != self.state.position:
-            self._snapshot = (self.state.position, self.state.snapshot_frame())
-        return self._snapshot[1]
+        # Kept while several follow and nothing changes: readers that take nothing then share one copy of it. For one
+        # reader it would double what the session weighs, as long as its tab is open.
+        if self._snapshot is not None and self._snapshot[0] == self.state.position:
+            return self._snapshot[1]
+        frame = self.state.snapshot_frame()
+        self._snapshot = (self.state.position, frame) if len(self.subscribers) > 1 else None
+        return frame
 
     def state_frame(self) -> bytes:
-        """The state as a message of its own, kept for all who are shown it now."""
-        if self._states is None or self._states[0] != self.state.position:
-            self._states = (self.state.position, b"data: %b\n\n" % self.state.encode())
-        return self._states[1]
+        """The state as a message of its own, kept as a snapshot is."""
+        if self._states is not None and self._states[0] == self.state.position:
+            return self._states[1]
+        frame = b"data: %b\n\n" % self.state.encode()
+        self._states = (self.state.position, frame) if len(self.subscribers) > 1 else None
+        return frame
 
     def add_subscriber(self, subscriber: Subscriber) -> None:
         self.subscribers = (*self.subscribers, subscriber)

@@ -29,8 +29,6 @@ TERMINATE_SECONDS = 1.0
 KILL_SECONDS = 1.0
 # Between looks for the end of a child that was killed while it started.
 POLL_SECONDS = 0.005
-# Between looks for the end of a child that was killed while it started.
-POLL_SECONDS = 0.005
 
 
 class Child:

@@ -93,6 +93,23 @@ def test_resuming_where_nobody_can_be_gives_a_snapshot(position: str) -> None:
     test()
 
 
+@virtual
+async def test_a_snapshot_is_kept_for_several_readers_and_not_for_one() -> None:
+    """Most sessions have one open tab: each would weigh twice as much for as long as it is open."""
+    live = live_session()
+    talking(live)
+    readers = [Reader(), Reader()]
+    readers[0].follow(live, SID)
+    assert live.snapshot_frame() is not live.snapshot_frame()
+    assert live.state_frame() is not live.state_frame()
+    readers[1].follow(live, SID)
+    assert live.snapshot_frame() is live.snapshot_frame()
+    assert live.state_frame() is live.state_frame()
+    for reader in readers:
+        await reader.close()
+    assert live.snapshot_frame() is not live.snapshot_frame()
+
+
 # --- slow and stalled readers ---
 
 
