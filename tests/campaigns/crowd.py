@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.campaigns.story_agent import story
-from tests.checker import Checker, Position, Refused, StreamClosed
+from tests.checker import Checker, Position, Refused, Stream, StreamClosed
 from tests.server import ServerProcess
 
 STORY_FLAGS = ("--agent", "tests.campaigns.story_agent:reply")
@@ -94,6 +94,8 @@ class Crowd:
         self.checker = checker
         self.done: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        # Sessions whose streams the server has closed without a goodbye.
+        self.without_goodbye: list[str] = []
         self.clients = [Client(s, random.Random(f"{seed}/{s}")) for s in session_ids]
         self._operations = operations
         self._weights = weights
@@ -271,6 +273,7 @@ class Crowd:
         last: Position | None = None
         state: Any = None
         while True:
+            stream: Stream | None = None
             try:
                 async with self.checker.follow(session_id, after=after) as stream:
                     if after is not None:
@@ -285,14 +288,21 @@ class Crowd:
                                 return
                         await _next_or_done(stream, acting)
                     after, state = stream.position, stream.state
-            except (OSError, StreamClosed, TimeoutError):
+            except (OSError, StreamClosed, TimeoutError) as error:
                 if not self._ending:
                     raise
+                # Where a question beside the stream found nobody, the stream was not read to its end.
+                if isinstance(error, StreamClosed) and stream is not None and not _said_goodbye(stream):
+                    self.without_goodbye.append(session_id)
                 return
             except Refused as refusal:
                 if self._ending and refusal.response.status == 503:
                     return
                 raise
+
+
+def _said_goodbye(stream: Stream) -> bool:
+    return bool(stream.events) and stream.events[-1].type == "goodbye" and not stream.broken
 
 
 def _idle(state: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,14 +44,19 @@ async def opened(folder: Path, *, drain_seconds: float | None = None) -> AsyncIt
             crowd.expect_the_end()
             telling = asyncio.create_task(_last_words(stream), name="last-words")
             try:
-                took = await server.terminate()
+                began = asyncio.get_running_loop().time()
+                server.signal(signal.SIGTERM)
+                status = await server.wait()
+                took = asyncio.get_running_loop().time() - began
                 goodbye = await telling
             finally:
                 telling.cancel()
         if took > EXIT_SECONDS:
             raise Violation(f"the process took {took:.1f} s to end")
-        if not goodbye:
-            raise Violation("a stream was closed without a goodbye")
+        if status != 0:  # the hard way out, for what hangs
+            raise Violation(f"the process ended with status {status}")
+        if silent := [*([] if goodbye else [endless]), *crowd.without_goodbye]:
+            raise Violation(f"streams were closed without a goodbye: {', '.join(silent)}")
         checker.close()
         checker.base_url = await server.start()
         await checker.verify(endless, *sessions)
