@@ -212,7 +212,7 @@ class Model:
         if busy and on_busy == "reject":
             raise Conflict
         if busy and len(session.queue) >= QUEUE_LIMIT:
-            raise RateLimited
+            raise RateLimited(limit=QUEUE_LIMIT)
         if turn.edits is not None and turn.edits.role != "user":
             raise Conflict
         if turn.regenerates is not None and turn.regenerates.role != "assistant":
