@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -50,6 +51,21 @@ def test_a_lock_holds_everything_asked_for(lock: str) -> None:
         versions = pinned.get(canonicalize_name(requirement.name), set())
         assert versions, f"{requirement.name} is not in {lock}: run `make lock`"
         assert all(version in requirement.specifier for version in versions), f"{requirement} against {versions}"
+
+
+def test_the_pages_lock_says_what_and_not_from_where() -> None:
+    """A version and a hash for every package, and no address: a mirror serves as well as the registry."""
+    lock = json.loads((ROOT / "web" / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+
+    assert len(packages) > 100
+    for name, entry in packages.items():
+        assert entry["version"], name
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/=]{88}", entry["integrity"]), name
+        assert "resolved" not in entry, name
+    wanted = json.loads((ROOT / "web" / "package.json").read_text())
+    for name, version in (wanted["dependencies"] | wanted["devDependencies"]).items():
+        assert packages[f"node_modules/{name}"]["version"] == version, f"{name}: run npm install"
 
 
 @pytest.mark.parametrize("target", ["run", "bench", "campaign", "wheel", "web"])
