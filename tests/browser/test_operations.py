@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page, Route, expect
 
 from tests.checker import Checker
 from tests.server import ROOT, ServerProcess, free_port
+from tests.test_users_command import PASSWORD, users_process
 
 pytestmark = pytest.mark.browser
 
@@ -153,3 +154,28 @@ async def test_it_says_when_the_server_is_away_and_goes_on_when_it_is_back(chrom
         assert await page.get_by_test_id("tiles").is_visible()
         await server.start()
         await expect(page.get_by_role("status")).to_have_text("")
+
+
+async def test_an_account_with_the_scope_sees_it_from_anywhere_and_one_without_does_not(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """No address is listed here; who is logged in is what counts."""
+    async with ServerProcess(tmp_path / "data", settings={"metrics_from": "[]"}) as server:
+        for name, *scope in (("ann",), ("root", "--admin")):
+            status, output = await users_process(
+                tmp_path / "data", "add", name, *scope, "--password-stdin", stdin=f"{PASSWORD}\n"
+            )
+            assert status == 0, output
+        for name in ("ann", "root"):
+            context = await chromium.new_context()
+            page = await context.new_page()
+            await page.goto(f"{server.base_url}/")
+            await page.get_by_test_id("login-open").click()
+            await page.locator("input[name=username]").fill(name)
+            await page.locator("input[name=password]").fill(PASSWORD)
+            await page.get_by_test_id("login-submit").click()
+            await expect(page.get_by_test_id("account")).to_contain_text(name)
+            await page.goto(f"{server.base_url}/admin")
+            await expect(page.get_by_test_id("tiles" if name == "root" else "refused")).to_be_visible()
+            assert await page.get_by_test_id("tiles").count() == (name == "root")
+            await context.close()
