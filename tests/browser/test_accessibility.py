@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
-from tests.browser.page import answers, open_session, say
+from tests.browser.page import answers, connected, open_session, say
 from tests.server import ROOT, ServerProcess
 
 pytestmark = pytest.mark.browser
@@ -41,6 +42,17 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
     """A server with a scripted agent."""
     async with ServerProcess(tmp_path / "data", settings={"messages_per_minute": 6}) as server:
         yield server
+
+
+# What a finger could miss. A box to tick is pressed by its label.
+SMALL = """() =>
+    [...document.querySelectorAll(
+        'button, a, select, summary, textarea, label:has([type=checkbox], [type=radio]), [role=option], ' +
+        'input:not([type=checkbox]):not([type=radio])')]
+        .filter((e) => e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+        .map((e) => [e, e.getBoundingClientRect()])
+        .filter(([e, r]) => r.top >= 0 && (r.height < 43.5 || r.width < 43.5))
+        .map(([e, r]) => `${e.outerHTML.slice(0, 90)} ${r.width}x${r.height}`)"""
 
 
 async def audit(page: Page, state: str) -> None:
@@ -105,7 +117,10 @@ async def test_no_state_of_the_page_shuts_anybody_out(
     await say(page, "/fail upstream_unavailable")
     await expect(answers(page, "failed")).to_have_count(1)
     await look("failed")
-    await say(page, "one too many")
+    for _ in range(20):  # room comes back with time, on a slow machine while the walk goes on
+        if await page.get_by_test_id("error").count():
+            break
+        await say(page, "one too many")
     await expect(page.get_by_test_id("error").first).to_be_visible()
     await look("limited")
 
@@ -151,23 +166,61 @@ async def test_no_state_of_the_page_shuts_anybody_out(
     await context.close()
 
 
-async def test_the_way_in_shuts_nobody_out(chromium: Browser, tmp_path: Path, screenshots: Path) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_way_in_shuts_nobody_out(chromium: Browser, tmp_path: Path, screenshots: Path, scheme: str) -> None:
     """The page of a server for known people, and a session of somebody else."""
     async with ServerProcess(tmp_path / "known", settings={"auth": "required"}) as server:
-        page = await (await calm(chromium)).new_page()
+        page = await (await calm(chromium, color_scheme=scheme)).new_page()
         await page.goto(server.base_url)
         await expect(page.get_by_test_id("gate")).to_be_visible()
-        await page.screenshot(path=screenshots / "gate.png")
+        await page.screenshot(path=screenshots / f"gate-{scheme}.png")
         await audit(page, "gate")
     async with ServerProcess(tmp_path / "open") as server:
         owner = await open_session(await calm(chromium), server, "theirs")
         await say(owner, "mine")
         await expect(answers(owner, "completed")).to_have_count(1)
-        page = await (await calm(chromium)).new_page()
+        page = await (await calm(chromium, color_scheme=scheme)).new_page()
         await page.goto(f"{server.base_url}/?session=theirs")
         await expect(page.get_by_test_id("error")).to_be_visible()
-        await page.screenshot(path=screenshots / "foreign.png")
+        await page.screenshot(path=screenshots / f"foreign-{scheme}.png")
         await audit(page, "foreign")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_what_is_on_its_way_or_cannot_be_read_shuts_nobody_out(
+    chromium: Browser, server: ServerProcess, screenshots: Path, scheme: str
+) -> None:
+    """The list and the conversation while they are loaded, a list that failed, a browser without a network."""
+    context = await calm(chromium, color_scheme=scheme)
+    asked = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await asked.wait()
+        await route.abort()
+
+    async def look(state: str) -> None:
+        await page.screenshot(path=screenshots / f"{state}-{scheme}.png")
+        await audit(page, state)
+
+    for path in ("**/api/llm/sessions*", "**/api/stream*"):
+        await context.route(path, hold)
+    page = await context.new_page()
+    await page.goto(f"{server.base_url}/?session=loading")
+    await expect(page.get_by_test_id("list-loading")).to_be_visible()
+    await look("loading")
+    asked.set()
+    await expect(page.get_by_test_id("list-failed")).to_be_visible()
+    await look("list-failed")
+    await context.unroute_all()
+    await connected(page)
+    await context.set_offline(True)
+    await server.kill9()
+    await expect(page.get_by_test_id("connection")).not_to_have_attribute("data-state", "connected", timeout=20_000)
+    await page.get_by_test_id("composer").fill("said without a network")
+    await page.get_by_test_id("send").click()
+    await expect(page.get_by_role("button", name="Send again")).to_be_visible(timeout=30_000)
+    await look("offline")
+    await context.close()
 
 
 async def test_the_keyboard_is_never_lost(chromium: Browser, server: ServerProcess) -> None:
@@ -218,18 +271,30 @@ async def test_fingers_find_their_targets(chromium: Browser, server: ServerProce
     """44 px, where a finger is what points."""
     context = await calm(chromium, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
     page = await open_session(context, server, "touch")
-    await say(page, "hello")
-    await expect(answers(page, "completed")).to_have_count(1)
+
+    async def look(state: str) -> None:
+        small = await page.evaluate(SMALL)
+        assert small == [], state
+
+    await say(page, "/reason hm\n/tool nothing.here {}\nhello")
+    await expect(page.get_by_test_id("tool")).to_have_count(1)
+    await expect(answers(page, "streaming")).to_have_count(0)
+    await page.get_by_test_id("rate-up").tap()
+    await expect(page.get_by_test_id("feedback-comment")).to_be_visible()
+    await look("answer")
+    await page.get_by_test_id("composer").press_sequentially("/")
+    await expect(page.get_by_role("option").first).to_be_visible()
+    await look("palette")
+    await page.get_by_role("option").first.tap()
+    await expect(page.get_by_test_id("palette-run")).to_be_visible()
+    await look("form")
+    await page.keyboard.press("Escape")
+    await page.get_by_test_id("composer").fill("")
     await page.get_by_test_id("sidebar-show").tap()
     await expect(page.get_by_test_id("session-row")).to_have_count(1)
-    small = await page.evaluate(
-        """() => [...document.querySelectorAll('button, a, select, input:not([type=checkbox]):not([type=radio])')]
-            .filter((e) => e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
-            .map((e) => [e, e.getBoundingClientRect()])
-            .filter(([e, r]) => r.top >= 0 && (r.height < 43.5 || r.width < 43.5))
-            .map(([e, r]) => `${e.outerHTML.slice(0, 90)} ${r.width}x${r.height}`)"""
-    )
-    assert small == []
+    await look("list")
+    await page.get_by_test_id("account").tap()
+    await look("settings")
     await context.close()
 
 

@@ -89,6 +89,28 @@ async def test_a_logout_takes_the_words_from_every_tab(chromium: Browser, tmp_pa
         await context.close()
 
 
+async def test_the_back_button_brings_no_words_back_after_a_logout(chromium: Browser, tmp_path: Path) -> None:
+    """Neither out of the browser's cache nor from the server."""
+    async with ServerProcess(tmp_path / "data") as server:
+        context = await chromium.new_context()
+        page = await open_session(context, server, "mine")
+        await page.get_by_test_id("login-open").click()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await expect(page.get_by_test_id("account")).to_contain_text("grace")
+        await connected(page)
+        await say(page, "canary of grace")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await page.get_by_test_id("new-chat").first.click()
+        await page.get_by_test_id("account").click()
+        await page.get_by_test_id("logout").click()
+        await expect(page.get_by_test_id("login-open")).to_be_visible()
+        await page.go_back()
+        await expect(page.get_by_test_id("error")).to_contain_text("belongs to somebody else", timeout=20_000)
+        assert "canary" not in await page.content()
+        await context.close()
+
+
 async def test_a_server_for_known_people_asks_first(chromium: Browser, tmp_path: Path) -> None:
     """Its page is a way in, and after it the session works."""
     async with ServerProcess(tmp_path / "data", settings={"auth": "required"}) as server:
