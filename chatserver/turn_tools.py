@@ -34,6 +34,7 @@ class ToolRun(Protocol):
     session_id: str
     turn_id: str
     answer_id: str
+    closed: bool
 
     @property
     def key(self) -> tuple[str, str]: ...
@@ -73,6 +74,8 @@ class TurnTools:
     async def call(
         self, server: str, name: str, arguments: Mapping[str, Any], *, call_id: str | None = None
     ) -> ToolResult:
+        if self._run.closed:  # an agent that has swallowed its cancellation: a stop has to stop what it does, too
+            raise asyncio.CancelledError
         self._calls += 1
         if self._calls > self._settings.tool_calls_per_turn:
             raise AgentError(f"the turn called more than {self._settings.tool_calls_per_turn} tools", code="tool_limit")

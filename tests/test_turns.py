@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -595,6 +596,26 @@ async def test_a_tool_call_is_checkpointed_before_it_runs() -> None:
         assert (answer["content"], answer["status"]) == ("ab", "interrupted")
         assert [c["name"] for c in answer["tool_calls"]] == ["hang"]
         assert answer["tool_calls"][0]["result"] is None
+
+
+@virtual
+async def test_an_agent_that_ignores_its_stop_calls_no_more_tools() -> None:
+    """Its words go nowhere; what it would do to the world must not happen either."""
+
+    async def stubborn(turn: AgentTurn) -> AsyncIterator[str]:
+        yield "working"
+        with suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+        await turn.tools.call("srv", "echo", {"text": "too late"})
+
+    async with world(agents={"stubborn": Play(stubborn)}) as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await settle()
+        await w.interrupt("s")
+        await advance(10)
+        assert w.tools.calls == []
+        assert reader.types[-1] == "turn.ended"
 
 
 @virtual
