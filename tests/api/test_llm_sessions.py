@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.api.conftest import Api, Serve
 from tests.api.test_projects import LISTED_FIELDS, Person, person_of
 from tests.checker import Checker
+from tests.server import ServerProcess
 
 pytestmark = pytest.mark.both_loops
 
@@ -104,27 +107,38 @@ async def test_walk_3_a_session_names_itself_after_its_first_message(serve: Serv
     assert 3 <= len(names[made["session_id"]].split()) <= 5
 
 
-async def test_walk_4_sessions_persist(serve: Serve) -> None:
-    """A page that is loaded again, after a restart too, finds the conversation and goes on with it."""
-    api = await serve()
-    person = await person_of(api)
-    made = await create(person, session_name="Highland")
-    for text in ("one", "two"):
-        async with (
-            Checker(api.server.url, headers=person.headers) as checker,
-            checker.follow(made["session_id"]) as stream,
-        ):
-            sent = await checker.send(made["session_id"], f"/say {text}")
-            await stream.until_ended(sent.turn_id)
-    path = f"{SESSIONS}/{made['session_id']}?include_messages=true"
-    _, before = await person.ask("GET", path)
-    for live in api.server.services.manager.live():  # as after a restart: nothing is in memory
-        api.server.services.manager.remove(live)
-    _, after = await person.ask("GET", path)
-    assert after == before
-    assert [m["content"] for m in after["messages"]] == ["/say one", "one", "/say two", "two"]
-    _, state = await person.ask("POST", "/api/chat", {"session_id": made["session_id"], "message": "/say three"})
-    assert state["message_count"] == 6
+@pytest.mark.parametrize("how", ["crashed", "stopped"])
+async def test_walk_4_sessions_persist(tmp_path: Path, how: str) -> None:
+    """A page that is loaded again after the server's restart finds the conversation and goes on with it."""
+    async with ServerProcess(tmp_path / "data") as server, aiohttp.ClientSession() as http:
+
+        async def ask(method: str, path: str, body: Any = None) -> Any:
+            async with http.request(method, server.base_url + path, json=body, headers=headers) as response:
+                assert response.status in (200, 201), await response.text()
+                return await response.json()
+
+        async def say(text: str) -> None:
+            async with Checker(server.base_url, headers=headers) as checker, checker.follow(session_id) as stream:
+                sent = await checker.send(session_id, f"/say {text}")
+                await stream.until_ended(sent.turn_id)
+
+        async with http.get(server.base_url + "/") as response:
+            headers = {"Cookie": f"chatserver_visitor={response.cookies['chatserver_visitor'].value}"}
+        session_id = (await ask("POST", SESSIONS, {"session_name": "Highland"}))["session_id"]
+        for text in ("one", "two"):
+            await say(text)
+        path = f"{SESSIONS}/{session_id}?include_messages=true"
+        before = await ask("GET", path)
+
+        await (server.kill9() if how == "crashed" else server.terminate())
+        await server.start()
+
+        assert await ask("GET", path) == before
+        assert [m["content"] for m in before["messages"]] == ["/say one", "one", "/say two", "two"]
+        assert [s["id"] for s in (await ask("GET", SESSIONS))["data"]] == [session_id]
+        await say("three")
+        after = await ask("GET", path)
+        assert (after["data"]["message_count"], after["messages"][-1]["content"]) == (6, "three")
 
 
 # --- shapes ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -63,6 +64,21 @@ async def test_turns_tokens_and_times_are_told(api: Api) -> None:
     assert value(samples, "chatserver_first_token_seconds_count", model="scripted") == 1
     assert value(samples, "chatserver_turns_running") == 0
     assert value(samples, "chatserver_http_requests_total", method="POST", route="/api/chat", status="200") == 3
+
+
+async def test_evictions_and_commits_are_counted(serve: Serve) -> None:
+    """A session that leaves memory for want of room, and what is committed for each message."""
+    api = await serve(max_live_sessions=1, eviction_interval_seconds=0.02)
+    assert value(await scraped(api), "chatserver_evictions_total") == 0
+    for name in ("a", "b", "c"):
+        before = value(await scraped(api), "chatserver_store_commits_total")
+        await api.post("/api/system", session_id=name, message="x")
+        assert value(await scraped(api), "chatserver_store_commits_total") > before
+    async with asyncio.timeout(60):
+        while value(samples := await scraped(api), "chatserver_evictions_total") < 2:
+            pass
+    assert value(samples, "chatserver_evictions_total") == 2
+    assert value(samples, "chatserver_sessions_live") == 1
 
 
 async def test_streams_sessions_and_queues_are_told_as_they_are_now(api: Api) -> None:
