@@ -27,6 +27,8 @@ from chatserver.errors import StartupError
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+# How long a session may live: a century, since times are written with years of four digits.
+Lifetime = Annotated[float, Field(gt=0, le=100 * 366 * 86400)]
 
 SESSION_PLACEHOLDER = "{session}"
 
@@ -248,11 +250,11 @@ class Settings(BaseSettings):
 
     # Sessions
     auto_create: bool = Field(True, description="whether the live endpoints create a session that does not exist")
-    user_session_ttl_seconds: Seconds = Field(
+    user_session_ttl_seconds: Lifetime = Field(
         30 * 86400, description="a user's session lives this long after its last activity"
     )
-    visitor_session_ttl_seconds: Seconds = Field(7 * 86400, description="a visitor's")
-    unowned_session_ttl_seconds: Seconds = Field(86400, description="an unowned one's: nobody can be asked about it")
+    visitor_session_ttl_seconds: Lifetime = Field(7 * 86400, description="a visitor's")
+    unowned_session_ttl_seconds: Lifetime = Field(86400, description="an unowned one's: nobody can be asked about it")
     expired_keep_seconds: Seconds = Field(
         7 * 86400, description="an expired session is deleted from the store after this; until then it says so with 410"
     )

@@ -17,8 +17,9 @@ from chatserver.store.records import SessionKey
 from chatserver.store.rows import Row, fence_of, key_params
 from chatserver.store.transaction import Transaction
 
-# Rows, and bytes of text in them, that one transaction removes: some 10 ms, most of it to overwrite what was there.
-ROWS_TOGETHER = 200
+# Rows, and bytes of text in them, that one transaction removes: measured, 5 ms of CPU for as many messages of 800
+# characters, and 4 for as many bytes in long ones.
+ROWS_TOGETHER = 500
 BYTES_TOGETHER = 4 << 20
 
 # What became of a session that was to be deleted.

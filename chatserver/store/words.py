@@ -1,10 +1,10 @@
 """What a search looks for: the words of a text, folded so that case and accents do not matter.
 
 A session is found when every word of the query stands in its title or in one of its messages, on whichever branch; the
-last word may be the beginning of one. A word is a run of letters and digits; of Chinese and Japanese, which are written
-without spaces, each character is one. Nothing else in a query has a meaning: quotes, operators and wildcards separate
-words, like any punctuation. A query without a word finds nothing. A running answer, and what stands behind it in its
-session, can be found when it has ended.
+last word may be the beginning of one. A word is a run of letters and digits, with the vowel signs of scripts that write
+vowels so; of Chinese and Japanese, which are written without spaces, each character is one. Nothing else in a query has
+a meaning: quotes, operators and wildcards separate words, like any punctuation. A query without a word finds nothing. A
+running answer, and what stands behind it in its session, can be found when it has ended.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ SEARCHED_CHARS = 32_000
 QUERY_WORDS = 16
 
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
+# Signs on letters, which `\w` leaves out: without them a word of Hindi or Thai would fall apart into its consonants.
+_SIGNS = "".join(char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char) in ("Mn", "Mc"))
+_LETTERS = rf"[^\W_{_ALONE}]"
+_WORD = re.compile(rf"[{_ALONE}]|{_LETTERS}+(?:[{_SIGNS}]+{_LETTERS}*)*")
 # ASCII is most of all text, and this is a quarter of what the expression costs.
 _ASCII = "".join(chr(code).lower() if chr(code).isalnum() else " " for code in range(128))
-# What accented letters fall apart into, beside the letter.
-_MARKS = re.compile("[\u0300-\u036f\u3099\u309a]")
+# What accented letters fall apart into, beside the letter; and what Hebrew and Arabic may be written without.
+_MARKS = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670\u3099\u309a]")
 
 
 def words_of(text: str) -> dict[str, None]:

@@ -74,6 +74,11 @@ async def test_the_last_word_may_be_a_beginning(store: Store) -> None:
         ("北京大学很大", "大学"),
         ("東京タワー", "タワ"),
         ("привет, мир", "МИР"),
+        ("हिन्दी भाषा", "हिन्दी"),
+        ("ที่นี่ ดี", "ที่"),
+        ("مُحَمَّد", "محمد"),
+        ("שָׁלוֹם", "שלום"),
+        ("한국어 검색", "한국"),
         ("e-mail: a.b@example.com", "example.com"),
         ("snake_case_name", "case"),
         ("x" * 200, "x" * 150),
@@ -85,6 +90,14 @@ async def test_words_are_found_in_whatever_way_they_are_written(store: Store, te
     await make(store, 1, text)
 
     assert await found(store, query) == [1]
+
+
+@pytest.mark.parametrize(("text", "query"), [("हद नद दह", "हिन्दी"), ("ท น ที", "ที่นี่"), ("cafeteria", "cafes")])
+async def test_a_word_is_more_than_its_letters(store: Store, text: str, query: str) -> None:
+    """Of scripts that write vowels as signs, a word does not fall apart into its consonants."""
+    await make(store, 1, text)
+
+    assert await found(store, query) == []
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,26 @@ def test_titles_of_the_second_revision_stay_what_they_are() -> None:
         assert (named["New Chat"].title, named["New Chat"].fence) == ("Auto", 5)
 
 
+def test_what_was_indexed_by_the_second_revision_is_indexed_anew() -> None:
+    """Its words were split in another way: what is found afterwards is what a search looks for now."""
+    with closing(_connect()) as connection:
+        _migrate_to(connection, "0002")
+        connection.execute(
+            "INSERT INTO sessions VALUES"
+            " ('t', 's', 'p', 'user:1', 'हिन्दी', NULL, 1, 2, 9, '', NULL, 1, 0, NULL, NULL, 4, 9, 1, 0)"
+        )
+        connection.execute("INSERT INTO search (rowid, words) VALUES (?, 'an old way')", (1 << 24,))
+
+        migrate(connection)
+
+        tx = Transaction(connection, sqlite_statements())
+        where = SessionFilter("t", "user:1", now=3, query="हिन्दी")
+        assert index_some(tx, tenant="t", owner="user:1", now=3, after=FIRST) is None
+        assert len(list_sessions(tx, where=where, limit=9, offset=0, after=None)) == 1
+        connection.execute("CREATE VIRTUAL TABLE temp.terms USING fts5vocab('main', 'search', 'row')")
+        assert len(connection.execute("SELECT term FROM temp.terms").fetchall()) == 1
+
+
 async def test_stores_of_one_process_may_be_made_at_the_same_time(tmp_path: Path) -> None:
     """Alembic alone could not."""
     stores = await asyncio.gather(*(open_store(Settings(data_dir=tmp_path / str(n))) for n in range(4)))

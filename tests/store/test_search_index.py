@@ -35,10 +35,15 @@ KEYS = [SessionKey("t", str(number)) for number in range(4)]
 
 def plain_words(text: str) -> list[str]:
     """The rule of words.py, one character after the other."""
+    dropped = [range(0x300, 0x370), range(0x591, 0x5BE), range(0x64B, 0x660)]
+    more = "\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0670\u3099\u309a"
     words: list[str] = []
     joins = False
     for folded in unicodedata.normalize("NFKD", text[:SEARCHED_CHARS].casefold()):
-        if "\u0300" <= folded <= "\u036f" or folded in "\u3099\u309a":
+        if folded in more or any(ord(folded) in marks for marks in dropped):
+            continue
+        if joins and folded <= "\uffff" and unicodedata.category(folded) in ("Mn", "Mc"):
+            words[-1] += folded
             continue
         alone = any(
             low <= folded <= high
@@ -59,7 +64,7 @@ def plain_words(text: str) -> list[str]:
     return list(dict.fromkeys(word[:WORD_CHARS] for word in words))
 
 
-@given(st.text(max_size=200) | st.text(alphabet="aB \u0301_'-1é北タ\x00\ud800", max_size=60))
+@given(st.text(max_size=200) | st.text(alphabet="aB \u0301_'-1é北タ\x00\ud800हिन्ที่مُשָ", max_size=60))
 @example("x" * 100)
 @example("a" * (SEARCHED_CHARS - 1) + " b c")
 def test_words_are_what_the_rule_says(text: str) -> None:

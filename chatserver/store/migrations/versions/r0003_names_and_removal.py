@@ -12,6 +12,7 @@ down_revision = "0002"
 def upgrade() -> None:
     names()
     removal()
+    search()
 
 
 def names() -> None:
@@ -30,3 +31,9 @@ def removal() -> None:
         sqlite_where=sa.text("buried_owner IS NOT NULL"),
         postgresql_where=sa.text("buried_owner IS NOT NULL"),
     )
+
+
+def search() -> None:
+    """Words are split in another way: what is indexed is forgotten, and indexed again when its owner searches."""
+    op.execute("INSERT INTO search (search) VALUES ('delete-all')")
+    op.execute("UPDATE sessions SET indexed_seq = -1")
