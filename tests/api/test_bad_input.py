@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 from typing import Any
 
 import pytest
@@ -235,6 +236,21 @@ async def test_a_connection_without_a_request_is_closed(serve: Serve) -> None:
     writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
     async with asyncio.timeout(10):
         assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.both_loops
+async def test_a_server_that_was_held_up_reads_before_it_cuts(serve: Serve) -> None:
+    """The head came in time, and the loop could not look: that is not its sender's fault."""
+    api = await serve(header_timeout_seconds=0.3)
+    reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    await asyncio.sleep(0.1)
+    writer.write(b"\r\n")
+    time.sleep(1)  # noqa: ASYNC251 - what is tested
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
     await writer.wait_closed()
 
