@@ -21,6 +21,8 @@ export class SessionList {
   projects = $state.raw<readonly Project[]>([]);
   status = $state<"loading" | "ready" | "failed">("loading");
   error = $state.raw<ApiError | null>(null);
+  /** The next page could not be read. */
+  stuck = $state(false);
   query = $state.raw<ListQuery>({ query: "", project: null, archived: false });
   /** The session that is about to be deleted, as long as that can be undone. */
   deleting = $state.raw<SessionEntry | null>(null);
@@ -55,6 +57,7 @@ export class SessionList {
   async load(): Promise<void> {
     const generation = ++this.#generation;
     clearTimeout(this.#soon);
+    this.stuck = false;
     this.status = "loading";
     try {
       const page = await this.#records.sessions(this.query, PAGE, 0);
@@ -84,6 +87,7 @@ export class SessionList {
   async more(): Promise<void> {
     if (this.#complete || this.#paging || this.status !== "ready") return;
     this.#paging = true;
+    this.stuck = false;
     const generation = this.#generation;
     try {
       const page = await this.#records.sessions(this.query, PAGE, this.entries.length);
@@ -92,7 +96,7 @@ export class SessionList {
       const known = new Set(this.entries.map((e) => e.id));
       this.entries = [...this.entries, ...this.#without(page).filter((e) => !known.has(e.id))];
     } catch {
-      // Scrolling on tries again.
+      this.stuck = generation === this.#generation; // scrolling on tries again, where there is anything left to scroll
     } finally {
       this.#paging = false;
     }

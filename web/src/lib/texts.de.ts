@@ -179,6 +179,7 @@ export const de: Texts = {
     nothingFound: (query) => `Nichts gefunden für „${query}“`,
     loading: "Sitzungen werden geladen …",
     failed: "Die Sitzungen konnten nicht geladen werden",
+    moreFailed: "Die älteren Sitzungen konnten nicht geladen werden",
     tryAgain: "Erneut versuchen",
     running: "Eine Antwort wird geschrieben",
     unread: "Neue Antwort",

@@ -179,6 +179,7 @@ export const en = {
     nothingFound: (query: string) => `Nothing found for “${query}”`,
     loading: "Loading the sessions…",
     failed: "The sessions could not be loaded",
+    moreFailed: "The older sessions could not be loaded",
     tryAgain: "Try again",
     running: "An answer is being written",
     unread: "New answer",

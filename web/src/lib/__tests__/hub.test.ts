@@ -367,6 +367,19 @@ describe("Hub", () => {
     expect(api.opened.map(([session]) => session)).toEqual(["two"]);
   });
 
+  it("waits as long as it said although a tab that can be seen goes on saying that it is there", async () => {
+    const a = openTab("a");
+    a.show("one");
+    const source = await connected();
+    source.frame(snapshot("one"), "1-0");
+    source.frame({ type: "goodbye", reason: "draining", retry_ms: 50_000 });
+    const made = FakeEventSource.made.length;
+    await vi.advanceTimersByTimeAsync(49_000);
+    expect(FakeEventSource.made.length).toBe(made);
+    await vi.advanceTimersByTimeAsync(15_000);
+    expect(FakeEventSource.made.length).toBe(made + 1);
+  });
+
   it("names the tabs that have gone, whether they said so or not", async () => {
     const gone: string[] = [];
     const mine = new Hub(api, () => {}, 1_000, (tab) => gone.push(tab));
