@@ -26,6 +26,7 @@ QUESTIONS = {
     "records": "benchmarks.records",
     "since-the-core": "benchmarks.since",
     "web": "benchmarks.web",
+    "web-scroll": "benchmarks.web_scroll",
 }
 
 
