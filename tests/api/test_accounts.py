@@ -108,9 +108,8 @@ async def test_the_cookie_is_kept_from_scripts_and_other_sites(api: Api, serve: 
     await browser.register("ann")
     (cookie,) = [c for c in browser.set_cookies if c.startswith("chatserver_token=")]
     proxied = Browser(await serve(trusted_proxies=["127.0.0.1"], database_url=":memory:"))
-    await proxied.call(
-        "POST", "/api/auth/register", {"username": "ann", "password": PASSWORD}, **{"X-Forwarded-Proto": "https"}
-    )
+    tls = {"X-Forwarded-Proto": "https", "Origin": proxied.api.server.url.replace("http:", "https:")}
+    await proxied.call("POST", "/api/auth/register", {"username": "ann", "password": PASSWORD}, **tls)
 
     assert {"HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=604800"} <= set(cookie.split("; "))
     assert "Secure" not in cookie
