@@ -34,6 +34,8 @@ _DESCRIPTION_CHARS = 1000
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,30}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 # The year 9999 is the last that RFC 3339 can write.
 _LAST_SECOND = 253_402_300_799
+# Of one message: what every reader of JSON has exactly (RFC 8259 section 6), and a thousand of them fit into 64 bits.
+_MOST_TOKENS = 2**53 - 1
 # Names messages that came without an id, so that importing them again finds the same ones.
 _NAMESPACE = uuid.UUID("6f1d1f3e-3a0c-4a53-9a3b-0a9c1c6d6e5b")
 
@@ -203,6 +205,8 @@ def _own(given: _Given, listed: list[Any], project: str, session: str) -> WholeS
     queue: tuple[StoredTurn, ...] = _validate_all(_QUEUE, given.queue, "metadata.json: queue")
     for message in (*messages, *(turn.message for turn in queue)):
         seconds_of(message.created_at)
+    for message in messages:
+        _check_tokens(message)
     for turn in queue:
         _id(turn.turn_id, "turn_id")
         if any(not isinstance(value, str | None) for value in turn.options.values()):
@@ -232,6 +236,14 @@ def _own(given: _Given, listed: list[Any], project: str, session: str) -> WholeS
     # Whatever a file says, nothing runs in a session that was just read.
     settled = (replace(m, status="interrupted") if m.status == "streaming" else m for m in messages)
     return WholeSession(record, tuple(replace(m, siblings=()) for m in settled), queue)
+
+
+def _check_tokens(message: Message) -> None:
+    """What the sums of a session can hold, and JSON show. Raises: Unreadable."""
+    used = message.usage
+    numbers = () if used is None else (used.prompt_tokens, used.completion_tokens, used.reasoning_tokens)
+    if used is not None and not all(0 <= n <= _MOST_TOKENS for n in (*numbers, used.cached_tokens)):
+        raise Unreadable(f"messages.json: the usage of {message.id[:40]!a} is not from 0 to {_MOST_TOKENS}")
 
 
 def _foreign(

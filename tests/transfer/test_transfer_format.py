@@ -128,6 +128,11 @@ def _changed(**changes: Any) -> tuple[Any, Any]:
     return metadata | changes, messages
 
 
+def _usage(tokens: int) -> dict[str, Any]:
+    counted = dict.fromkeys(("prompt_tokens", "completion_tokens", "reasoning_tokens"), 0)
+    return counted | {"cached_tokens": tokens, "estimated": False}
+
+
 def _messages(change: Any) -> tuple[Any, Any]:
     metadata, messages = map(json.loads, files_of(a_tree()))
     change(messages)
@@ -169,6 +174,8 @@ WRONG: dict[str, tuple[Any, Any]] = {
     "a message's time": _messages(lambda m: m[0].update(created_at="now")),
     "tool calls that are none": _messages(lambda m: m[1].update(tool_calls=[{"id": 1}])),
     "tokens that are none": _messages(lambda m: m[1].update(usage={"prompt_tokens": 10**30})),
+    "more tokens than a sum can hold": _messages(lambda m: m[1].update(usage=_usage(2**63))),
+    "fewer tokens than none": _messages(lambda m: m[1].update(usage=_usage(-1))),
     "a message of another session": ({}, [{"role": "user", "content": "x", "session_id": "other"}]),
     "a message that is a text": ({}, ["hello"]),
 }
