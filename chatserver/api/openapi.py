@@ -23,6 +23,7 @@ import chatserver
 from chatserver.api import answer_schemas, problems
 from chatserver.api.identity import TOKEN_COOKIE
 from chatserver.api.reading import SESSION_HEADER, VISITOR_COOKIE
+from chatserver.api.refusals import refusals
 from chatserver.api.route import EVENT_STREAM, JSON, Route
 from chatserver.events import OPTIONAL, Event
 from chatserver.session_service import SESSION_ID
@@ -30,6 +31,7 @@ from chatserver.session_service import SESSION_ID
 TABLE: web.AppKey[tuple[Route, ...]] = web.AppKey("routes", tuple[Route, ...])
 
 _REF = "#/components/schemas/{model}"
+_RESPONSE_REF = "#/components/responses/{name}"
 # A name in a path, and the pattern that aiohttp's router wants of it.
 _IN_PATH = re.compile(r"\{(\w+)(:[^{}]+)?\}")
 # A handler's docstring begins with its route: `GET /health`: what it does.
@@ -84,10 +86,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "components": {
             "schemas": components,
             "responses": {
-                "Problem": {
-                    "description": "An error; its `code` says which.",
-                    "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
-                }
+                _response_name(status, codes): _refusal(status, codes)
+                for status, codes in sorted({each for route in routes for each in _refused(route)})
             },
             "securitySchemes": {
                 "visitor": {
@@ -154,7 +154,10 @@ def _operation(route: Route, schemas: dict[tuple[int, JsonSchemaMode], Any]) -> 
         "tags": [module],
         "parameters": _parameters(route, schemas),
         "responses": {str(status): _success(route, schemas) for status in route.statuses}
-        | {"default": {"$ref": "#/components/responses/Problem"}},
+        | {
+            str(status): {"$ref": _RESPONSE_REF.format(name=_response_name(status, codes))}
+            for status, codes in _refused(route)
+        },
     }
     if route.body is not None:
         operation["requestBody"] = {
@@ -178,6 +181,31 @@ def _success(route: Route, schemas: dict[tuple[int, JsonSchemaMode], Any]) -> di
     schema = schemas[id(route.answer), "serialization"] if route.answer is not None else {"type": "string"}
     further = {kind: {"schema": {"type": "string"}} for kind in route.also}
     return {"description": told, "content": {route.content: {"schema": schema}, **further}}
+
+
+def _refused(route: Route) -> list[tuple[int, tuple[str, ...]]]:
+    """The statuses of the route's refusals in order, each with its codes."""
+    by_status: dict[int, list[str]] = {}
+    for status, code in sorted(refusals(route)):
+        by_status.setdefault(status, []).append(code)
+    return [(status, tuple(codes)) for status, codes in by_status.items()]
+
+
+def _response_name(status: int, codes: tuple[str, ...]) -> str:
+    """Says what it is: routes that can be refused with the same codes have one response together."""
+    return "-".join((str(status), *codes))
+
+
+def _refusal(status: int, codes: tuple[str, ...]) -> dict[str, Any]:
+    """A response that is a problem with one of these codes."""
+    schema = {"$ref": _REF.format(model="Problem"), "properties": {"code": {"enum": list(codes)}}}
+    response: dict[str, Any] = {
+        "description": " or ".join(f"`{code}`" for code in codes),
+        "content": {problems.CONTENT_TYPE: {"schema": schema}},
+    }
+    if headers := problems.HEADERS.get(status):
+        response["headers"] = {name: {"required": True, "schema": {"type": kind}} for name, kind in headers.items()}
+    return response
 
 
 def _parameters(route: Route, schemas: dict[tuple[int, JsonSchemaMode], Any]) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ def _parts(described: dict[str, Any]) -> Iterator[str]:
     for name, operations in groups.items():
         yield f"<section><h2>{escape(name.replace('_', ' '))}</h2>"
         for method, path, operation in operations:
-            yield from _operation(method, path, operation)
+            yield from _operation(method, path, operation, described["components"]["responses"])
         yield "</section>"
     yield "<section><h2>types</h2>"
     for name, schema in sorted(described["components"]["schemas"].items()):
@@ -74,7 +74,7 @@ def _parts(described: dict[str, Any]) -> Iterator[str]:
     yield "</section></main></body></html>"
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
+def _operation(method: str, path: str, operation: dict[str, Any], refusals: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield f'<details id="{escape(operation["operationId"])}"><summary><span class="method">{method}</span> '
     yield f"<code>{escape(path)}</code> <span class=dim>{escape(operation['summary'])}</span></summary><div>"
     if operation["parameters"]:
@@ -88,8 +88,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
         yield f"<h3>Body</h3><p>{_contents(body)}</p>"
     yield "<h3>Answers</h3><table>"
     for status, response in operation["responses"].items():
-        shown = _contents(response) if "content" in response else _link("Problem")
-        yield f"<tr><th>{'errors' if status == 'default' else escape(status)}<td>{shown}"
+        shown = _contents(response) if "content" in response else _told(refusals[response["$ref"].rpartition("/")[2]])
+        yield f"<tr><th>{escape(status)}<td>{shown}"
     yield "</table></div></details>"
 
 

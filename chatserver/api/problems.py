@@ -36,6 +36,13 @@ _STATUSES: dict[type[e.ChatServerError], int] = {
     e.ChatServerError: 500,
 }
 
+# What answers of a status always say in their headers, and as what.
+HEADERS: dict[int, dict[str, str]] = {
+    401: {"WWW-Authenticate": "string"},
+    429: dict.fromkeys(("Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"), "integer"),
+    503: {"Retry-After": "integer"},
+}
+
 # Errors that aiohttp itself raises or answers.
 _HTTP_CODES = {
     400: ("invalid_request", "The request cannot be understood"),

@@ -14,6 +14,9 @@ PLAIN = "text/plain"
 MARKDOWN = "text/markdown"
 ANY_FILE = "*/*"
 
+# Statuses, each with the code of a problem.
+Refusals = frozenset[tuple[int, str]]
+
 
 class Route(NamedTuple):
     """Method, path and handler are what is served; the rest describes it. The summary is the handler's docstring.
@@ -25,6 +28,7 @@ class Route(NamedTuple):
         statuses: of a success.
         content: media type of a success; `answer` of an event stream is the type of its events' data.
         also: further media types of a success, which are text.
+        refuses: what it may be refused with besides what follows from the other fields (refusals.py).
         open: answers whoever asks, also where `auth = "required"` or a token is not good; all routes of a path agree.
     """
 
@@ -37,4 +41,5 @@ class Route(NamedTuple):
     statuses: tuple[int, ...] = (200,)
     content: str = JSON
     also: tuple[str, ...] = ()
+    refuses: Refusals = frozenset()
     open: bool = False

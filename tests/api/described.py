@@ -9,8 +9,13 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from chatserver.api.openapi import document
+from chatserver.api.refusals import IDENTITY, refusals
 from chatserver.api.route import Route
 from chatserver.api.routes import ROUTES
+
+# What an address is answered with that is none, or has no such method (`OPTIONS` is the browser's question for CORS).
+# Who has to log in is told so first: what there is and what is not is for those who are known.
+OF_NO_ROUTE = IDENTITY | {(404, "not_found"), (405, "method_not_allowed"), (403, "cross_site"), (421, "wrong_host")}
 
 
 @cache
@@ -67,11 +72,13 @@ def check(method: str, path: str, status: int, kind: str, body: Any) -> None:
         path: without query, as asked; of no route where it is the router's own 404.
         kind: the media type.
     """
+    route = route_of(method, path)
     if status >= 400:
         assert kind == "application/problem+json", f"{method} {path}: {status} as {kind}"
         _hold(_validator("#/components/schemas/Problem"), body, f"{method} {path}: {status}")
+        told = refusals(route) if route is not None else OF_NO_ROUTE
+        assert (status, body["code"]) in told, f"{method} {path}: {status} {body['code']} is not described"
         return
-    route = route_of(method, path)
     assert route is not None, f"{method} {path} is answered {status}, and is no route"
     assert status in route.statuses, f"{method} {route.path} answers {status}, which is not described"
     described_path = re.sub(r"\{(\w+):[^{}]+\}", r"{\1}", route.path)

@@ -14,11 +14,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from chatserver.api.openapi import document, summary
+from chatserver.api.refusals import refusals
 from chatserver.api.route import EVENT_STREAM, JSON, Route
 from chatserver.api.routes import ROUTES
 from chatserver.events import Event
 from tests.api import described
 from tests.api.conftest import Api
+from tests.docs_source import DOCS, rows, section
 from tests.server import ROOT
 from tools.openapi import types
 
@@ -142,3 +144,58 @@ async def test_an_answer_that_is_not_as_described_fails_the_test_that_asked(api:
             described.check("POST", "/api/chat", 200, JSON, wrong)
     with pytest.raises(AssertionError, match="not described"):
         described.check("POST", "/api/chat", 204, JSON, state)
+
+
+def test_every_refusal_is_one_that_can_be(document_: dict[str, Any]) -> None:
+    """Each code has the status that its error is answered with (errors.md, which a test holds to the source), and each
+    code of a request is some route's."""
+    documented = {
+        (int(status), code)
+        for code, cells in rows(section("errors.md", "Which codes can a request be answered with?")).items()
+        for status in re.findall(r"\d{3}", cells[0])
+    }
+    # Of no route: names of classes that all have narrower ones, the command line's, and what is no HTTP or no address.
+    others = {
+        (400, "invalid_request"),
+        (403, "forbidden"),
+        (404, "not_found"),
+        (404, "user_not_found"),
+        (405, "method_not_allowed"),
+        (408, "request_timeout"),
+        (409, "conflict"),
+        (413, "too_large"),
+        (429, "rate_limited"),
+        (431, "too_large"),
+        (500, "error"),
+        (503, "unavailable"),
+    }
+    told = {refusal for route in ROUTES for refusal in refusals(route)}
+
+    assert told <= documented
+    assert documented - told <= others
+
+
+def test_the_description_lists_the_refusals_of_each_route(document_: dict[str, Any]) -> None:
+    """By status, as problems with one of the codes; and nothing is left to a `default`."""
+    for route in ROUTES:
+        responses = document_["paths"][_path(route)][route.method.lower()]["responses"]
+        told = set()
+        for status, response in responses.items():
+            if "$ref" in response:
+                found = document_["components"]["responses"][response["$ref"].rpartition("/")[2]]
+                schema = found["content"]["application/problem+json"]["schema"]
+                told |= {(int(status), code) for code in schema["properties"]["code"]["enum"]}
+        assert told == refusals(route)
+        assert set(responses) == {str(status) for status in (*route.statuses, *(status for status, _ in told))}
+
+
+def test_the_documented_errors_of_a_route_are_among_its_refusals() -> None:
+    """http-api.md may tell the ones that matter; none that cannot happen."""
+    text = (DOCS / "http-api.md").read_text()
+    for route in ROUTES:
+        if (heading := f"## {route.method} {_path(route)}") in text:
+            described_ = text.split(f"{heading}\n")[1].split("\n## ")[0]
+            for paragraph in re.findall(r"^Errors: .*?(?:\n\n|\Z)", described_, re.M | re.S):
+                codes = {code for status, code in refusals(route)}
+                wrong = set(re.findall(r"`([a-z]+_[a-z_]+)`", paragraph)) - codes - {"session_id", "auto_create"}
+                assert not wrong, f"{heading}: {wrong}"
