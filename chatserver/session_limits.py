@@ -18,10 +18,14 @@ from chatserver.rate_limit import Hits, RateLimiter, hit_all
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and from where (as `counted_address` has it; limits of callers without identity count by it)."""
+    """Who asks, and from where (as `counted_address` has it; limits of callers without identity count by it).
+
+    `self_made` is a user of a tenant in which people make their accounts themselves.
+    """
 
     principal: Principal
     address: str
+    self_made: bool = False
 
     @property
     def counted_as(self) -> str:
@@ -31,9 +35,12 @@ class Caller:
     @property
     def counted_too(self) -> str | None:
         """The address of a visitor: whoever opens the page without its cookie is a new one, so limits that count
-        visitors alone would be none. None for others: users are made slowly, and who has no identity counts so
-        already."""
-        return self.address if self.principal.kind == "visitor" else None
+        visitors alone would be none. Accounts that people make themselves add up as well, only more slowly; they count
+        together and not with the visitors, so that those cannot shut out who logs in. None for others: the operator
+        makes users with care, and who has no identity counts so already."""
+        if self.principal.kind == "visitor":
+            return self.address
+        return f"users@{self.address}" if self.self_made else None
 
 
 class SessionLimits:
@@ -45,7 +52,7 @@ class SessionLimits:
             "sessions created", settings.session_creations_per_minute, minute, now, code="session_creation_limited"
         )
         self._address_creations = RateLimiter(
-            "sessions created by visitors of this address",
+            "sessions created from this address",
             settings.session_creations_per_address_per_minute,
             minute,
             now,
@@ -62,7 +69,7 @@ class SessionLimits:
             "messages sent", settings.messages_per_minute, minute, now, code="messages_limited"
         )
         self._address_messages = RateLimiter(
-            "messages sent by visitors of this address",
+            "messages sent from this address",
             settings.messages_per_address_per_minute,
             minute,
             now,
@@ -72,7 +79,7 @@ class SessionLimits:
             "models switched", settings.model_switches_per_minute, minute, now, code="model_switches_limited"
         )
         self._address_switches = RateLimiter(
-            "models switched by visitors of this address",
+            "models switched from this address",
             settings.model_switches_per_address_per_minute,
             minute,
             now,

@@ -9,7 +9,7 @@ from aiohttp import web
 from chatserver.accounts import Login
 from chatserver.api.account_schemas import LoginBody, PasswordBody, RegisterBody
 from chatserver.api.answers import json_response
-from chatserver.api.identity import TOKEN, drop_token_cookie, set_token_cookie, token_of, visitor_of
+from chatserver.api.identity import TOKEN, as_caller, drop_token_cookie, set_token_cookie, token_of, visitor_of
 from chatserver.api.reading import network_of, read_body, session_id_of
 from chatserver.api.records import set_session_cookie
 from chatserver.api.request_keys import SESSION_ID
@@ -18,7 +18,6 @@ from chatserver.auth.tokens import Token
 from chatserver.clock import rfc3339
 from chatserver.errors import ChatServerError, Unauthorized
 from chatserver.principal import ANONYMOUS, Principal
-from chatserver.session_service import Caller
 
 
 async def register(request: web.Request) -> web.Response:
@@ -51,7 +50,7 @@ async def _logged_in(request: web.Request, login: Login, wanted: str | None, sta
     adopted = await app.sessions.adopt(visitor, token.principal)
     if visitor.counted_as is not None:
         app.hub.dismiss(visitor.counted_as, "signed_in")
-    caller = Caller(token.principal, network_of(request))
+    caller = as_caller(request, token.principal)
     session_id = await app.sessions.session_at_login(caller, wanted)
     response = json_response(_fresh(login) | {"sessions_adopted": adopted, "session_id": session_id}, status)
     set_token_cookie(request, response, login.text)

@@ -44,7 +44,13 @@ async def identify(request: web.Request) -> None:
         raise Unauthorized("this server is for people who are logged in")
     else:
         principal = visitor_of(request)
-    request[CALLER] = Caller(principal, network_of(request))
+    request[CALLER] = as_caller(request, principal)
+
+
+def as_caller(request: web.Request, principal: Principal) -> Caller:
+    """The principal as the one who makes this request."""
+    open_to_all = services(request).settings.registration == "open" and principal.tenant == PUBLIC_TENANT
+    return Caller(principal, network_of(request), self_made=open_to_all and principal.kind == "user")
 
 
 async def token_of(request: web.Request) -> Token | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.api.conftest import Serve
-from tests.api.people import Browser, visitor
+from tests.api.people import Browser, add_user, bearer, visitor
 from tests.api.test_usage import spend
 
 
@@ -65,6 +65,42 @@ async def test_visitors_of_a_network_of_ipv6_count_together(serve: Serve) -> Non
         statuses.append((await browser.call("POST", "/api/session/create", {}, **came_from(address)))[0])
 
     assert statuses == [201, 201, 429]
+
+
+async def test_making_accounts_is_no_way_around_the_limits_of_an_address(serve: Serve) -> None:
+    """Whoever registers thirty times a minute has no thirtyfold sessions, messages and streams. Visitors of the address
+    cannot use up what its users have, and users whom the operator makes count by themselves."""
+    api = await serve(
+        session_creations_per_address_per_minute=4, messages_per_address_per_minute=2, max_streams_per_address=2
+    )
+    people = [Browser(api) for _ in range(4)]
+    for number, person in enumerate(people):
+        await person.register(f"user{number}")  # makes a session for each
+    for _ in range(5):
+        await (await visitor(api)).post("/api/session/create")
+
+    assert (await people[0].post("/api/session/create"))[0] == 429
+    said = [(await person.post("/api/chat", message="/say hello"))[0] for person in people[:3]]
+    assert said == [200, 200, 429]
+    streams = [await api.http.get(api.url("/api/chat/stream"), headers=person.headers) for person in people[:3]]
+    assert [stream.status for stream in streams] == [200, 200, 429]
+    for stream in streams:
+        stream.close()
+
+    await add_user(api, "acme", "ann")
+    ann = await bearer(api, "ann", "acme")
+    for _ in range(5):
+        assert (await api.call("POST", "/api/session/create", json={}, headers=ann))[0] == 201
+
+
+async def test_where_nobody_registers_users_count_by_themselves_alone(serve: Serve) -> None:
+    """An office behind one address, whose people the operator knows."""
+    api = await serve(session_creations_per_address_per_minute=1, registration="closed")
+    for name in ("ann", "bob"):
+        await add_user(api, "public", name)
+        headers = await bearer(api, name)
+        for _ in range(3):
+            assert (await api.call("POST", "/api/session/create", json={}, headers=headers))[0] == 201
 
 
 async def test_an_ipv4_address_counts_the_same_in_the_clothes_of_ipv6(serve: Serve) -> None:
