@@ -395,6 +395,7 @@ class ExportedSession(TypedDict):
     metadata: dict[str, Any]
     model: str | None
     is_active: bool
+    is_named: bool
     message_count: int
     created_at: str
     updated_at: str

@@ -205,6 +205,7 @@ export interface components {
             };
             readonly model: string | null;
             readonly is_active: boolean;
+            readonly is_named: boolean;
             readonly message_count: number;
             readonly created_at: string;
             readonly updated_at: string;
