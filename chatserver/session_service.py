@@ -17,7 +17,7 @@ from typing import Any, Literal
 from chatserver.branches import Stretch
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.errors import Conflict, Expired, Forbidden, InvalidFields, NotFound, RateLimited
+from chatserver.errors import Conflict, Expired, Forbidden, InvalidFields, NotFound, RateLimited, SessionDamaged
 from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
 from chatserver.new_turn import NewTurn, OnBusy
@@ -157,7 +157,7 @@ class SessionService(SessionAccess):
         Returns: its id; None where none may be made.
         """
         for wanted in (session_id, None):
-            with suppress(NotFound, Expired, Forbidden, InvalidFields, RateLimited):
+            with suppress(NotFound, Expired, Forbidden, InvalidFields, RateLimited, SessionDamaged):
                 async with self.open(caller, wanted, create="provisional") as live:
                     return live.key.session_id
         return None

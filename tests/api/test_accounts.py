@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,19 @@ async def test_a_login_goes_on_with_a_session_of_the_user(api: Api, serve: Serve
 
     fixed = await serve(auto_create=False, database_url=":memory:")
     assert (await Browser(fixed).register("ann"))["session_id"] is None
+
+
+async def test_a_damaged_session_keeps_nobody_from_logging_in(api: Api, tmp_path: Path) -> None:
+    """The browser's cookie names it with every request; the user goes on in another one."""
+    browser = await visitor(api)
+    await browser.post("/api/session/create", session_id="mine")
+    for live in api.server.services.manager.live():
+        api.server.services.manager.remove(live)
+    with sqlite3.connect(tmp_path / "data" / "chatserver.db") as database:
+        database.execute("UPDATE sessions SET metadata = '{'")
+    database.close()
+
+    assert (await browser.register("ann"))["session_id"] not in (None, "mine")
 
 
 async def test_a_program_uses_its_token_as_a_bearer(api: Api) -> None:
