@@ -60,7 +60,8 @@ WRITES = READS | _refused(503, "draining") | _refused(507, "store_full")
 # A session is named, wherever in the request, and looked up for its owner; made where it is not there.
 SESSION_IDS = _refused(422, "invalid_session_id")
 NAMED = SESSION_IDS | _refused(400, "session_id_conflict")
-OWNED = READS | _refused(403, "session_forbidden") | _refused(404, "session_not_found")
+LOADED = READS | _refused(500, "session_damaged")
+OWNED = LOADED | _refused(403, "session_forbidden") | _refused(404, "session_not_found")
 REACHED = OWNED | _refused(410, "session_expired")
 SESSION = NAMED | REACHED
 MADE = _refused(429, "session_creation_limited")

@@ -187,7 +187,7 @@ ROUTES: tuple[Route, ...] = (
         session.validate,
         query=s.SessionQuery,
         answer=a.SessionValidity,
-        refuses=x.NAMED | x.READS,
+        refuses=x.NAMED | x.LOADED,
     ),
     Route(
         "POST",
