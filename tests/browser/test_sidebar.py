@@ -16,7 +16,7 @@ from tests.server import ServerProcess, free_port
 
 pytestmark = pytest.mark.browser
 
-MANY = 2_500
+MANY = 10_000
 
 ASKING = """
 [[mcp_servers]]
@@ -244,7 +244,9 @@ async def test_the_list_is_worked_by_keyboard(chromium: Browser, server: ServerP
     assert "session=a" not in page.url
 
 
-async def test_thousands_of_sessions_scroll_with_few_rows_drawn(chromium: Browser, server: ServerProcess) -> None:
+async def test_ten_thousand_sessions_scroll_with_few_rows_drawn_and_are_searched(
+    chromium: Browser, server: ServerProcess
+) -> None:
     """Pages come as the list is scrolled, each session once."""
     page = await open_session(await chromium.new_context(), server, "now")
     await page.evaluate(
@@ -265,14 +267,14 @@ async def test_thousands_of_sessions_scroll_with_few_rows_drawn(chromium: Browse
             const list = document.querySelector('[data-testid=session-list]');
             const seen = new Set();
             let most = 0;
-            for (let idle = 0; idle < 200 && seen.size < count; idle++) {
+            for (let idle = 0; idle < 2000 && seen.size < count; idle++) {
                 const drawn = list.querySelectorAll('[data-testid=session-row] a');
                 most = Math.max(most, drawn.length);
                 const before = seen.size;
                 for (const row of drawn) seen.add(row.dataset.id);
                 if (seen.size > before) idle = 0;
                 list.scrollTop += list.clientHeight / 2;
-                await new Promise((done) => setTimeout(done, 10));
+                for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
             }
             return [seen.size, most];
         }""",
@@ -280,6 +282,12 @@ async def test_thousands_of_sessions_scroll_with_few_rows_drawn(chromium: Browse
     )
     assert seen[0] == MANY
     assert seen[1] < 60
+    await page.get_by_test_id("search").fill(f"Number {MANY - 1234}")
+    await expect(rows(page)).to_have_count(1, timeout=30_000)
+    await expect(rows(page)).to_contain_text(f"Number {MANY - 1234}")
+    await page.get_by_test_id("search").fill("")
+    await expect(rows(page).nth(5)).to_be_visible(timeout=30_000)
+    assert await rows(page).count() < 60
 
 
 async def test_a_list_that_cannot_be_read_says_so_and_tries_again(chromium: Browser, server: ServerProcess) -> None:
