@@ -621,9 +621,10 @@ async def test_a_change_that_changes_nothing_is_not_committed() -> None:
         reader = await w.reader("s")
         async with w.service.open(NOBODY, "s", create="no") as live:
             calls = len(w.store.calls)
-            await w.service.change_session(NOBODY, live, {"title": "New Chat", "is_active": True, "model": None})
+            await w.service.change_session(NOBODY, live, {"is_active": True, "model": None})
             assert len(w.store.calls) == calls
             await w.service.change_session(NOBODY, live, {"title": "Named", "is_active": True})
+            await w.service.change_session(NOBODY, live, {"title": "Named"})
             assert len(w.store.calls) == calls + 1
         assert [e["session"] for e in reader.events if e["type"] == "session.updated"] == [{"title": "Named"}]
 
