@@ -23,7 +23,8 @@ _LINES = re.compile(r"\r\n|\n|\r|\x0b|\x0c|\x1c|\x1d|\x1e|\x85|\u2028|\u2029")
 _FENCE = re.compile(r"(`{3,})[^`]*|(~{3,}).*", re.S)
 # One that is indented, or in a list or a quote, may end with those: then what is code cannot be told line by line.
 _NESTED_FENCE = re.compile(r"[ \t>*+\-0-9.)]+(?:```|~~~)")
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+# With the backslashes before it: an odd number of them escapes it already, and one more would not.
+_TAG = re.compile(r"(?<!\\)((?:\\\\)*)<(?=[A-Za-z/!?])")
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+.!<>|~&$-])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
@@ -80,7 +81,7 @@ def _escaped_outside_of_fences(lines: list[str]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    return _TAG.sub(r"\\<", text)
+    return _TAG.sub(r"\1\\<", text)
 
 
 def _call(call: ToolCall) -> str:

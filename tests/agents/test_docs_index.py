@@ -299,7 +299,7 @@ QUESTIONS = {
     "GET /api/state": "http-api.md#get-apistate",
     "can I use postgres": "faq.md#can-i-use-postgresql",
     "how long does a session live": "concepts.md#how-long-does-a-session-live-and-when-does-it-expire",
-    "write an agent in python": "python-agents.md#python-agents",
+    "write an agent in python": "quickstart.md#how-do-i-use-my-own-python-code-as-the-agent",
     "turn_not_queued": "errors.md#which-codes-can-a-request-be-answered-with",
     "is it safe on the internet": "security.md#is-a-fresh-server-safe-on-the-internet",
     "heartbeat": "stream.md#how-do-i-notice-a-dead-connection",

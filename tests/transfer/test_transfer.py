@@ -61,7 +61,7 @@ async def test_what_is_exported_and_imported_is_the_same(store: Store, tmp_path:
     for number, name in enumerate(NAMES):
         await store.import_session(tree(name, project_id=("p-1", "P-1", "..")[number % 3]), replace=False)
 
-    assert await export_to(store, tmp_path / "out") == {"sessions": 9, "messages": 36}
+    assert await export_to(store, tmp_path / "out") == {"sessions": 9, "messages": 36, "damaged": 0}
 
     async with store_in(tmp_path / "other") as other:
         counts, said = await import_folder(other, tmp_path / "out")
@@ -81,7 +81,7 @@ async def test_an_export_holds_one_tenant_and_what_was_checkpointed(store: Store
     turn = start(create=True)
     assert isinstance(await store.start_turn(turn), Started)
 
-    assert await export_to(store, tmp_path / "out") == {"sessions": 1, "messages": 2}
+    assert await export_to(store, tmp_path / "out") == {"sessions": 1, "messages": 2, "damaged": 0}
 
     files = [path.read_text() for path in (tmp_path / "out").rglob("messages.json")]
     assert [message["status"] for message in json.loads(files[0])] == ["completed", "interrupted"]

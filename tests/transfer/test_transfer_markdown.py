@@ -52,6 +52,7 @@ def headings_outside_of_quotes(text: str) -> list[str]:
 @example("\t```\n```\n<script>", "", "")
 @example("~~~\n```\n<script>\n~~~\n<script>", "", "")
 @example("<!--\n", "-->", "</details>")
+@example("\\<script>", "\\\\<script>", "\\\\\\<script>")
 def test_nothing_that_was_said_passes_for_something_else(content: str, reasoning: str, result: str) -> None:
     """Two messages are two headings; HTML is our own; every call is folded; what tools gave stays in its fence."""
     call = ToolCall("c", reasoning, "name", {"a": content}, 0, ToolResult(result, is_error=False))
