@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 
 import hypothesis
@@ -30,8 +31,11 @@ _failed = pytest.StashKey[bool]()
 
 
 def pytest_configure() -> None:
-    """Let libuv open the pipe that it keeps per process, so that no test is blamed for it."""
+    """Let libuv open the pipe that it keeps per process, so that no test is blamed for it; hear Ctrl-C."""
     uvloop.new_event_loop().close()
+    # A shell that starts the tests in the background has them ignore it, and so would what they send it to.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(
