@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 from chatserver.errors import RateLimited
 
@@ -102,6 +103,7 @@ def hit_all(hits: Hits) -> None:
         limiter.hit(key)
 
 
+@lru_cache(maxsize=4096)  # every request asks
 def counted_address(address: str) -> str:
     """What limits count an address as: of IPv6, one household or server has 2^64 at its will (RFC 6177), which are one;
     an IPv4 address in the clothes of IPv6 (RFC 4291 §2.5.5.2) is what it was. Anything else counts as it stands."""
