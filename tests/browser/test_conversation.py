@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -196,6 +197,29 @@ async def test_a_picked_model_becomes_the_sessions_and_every_tab_shows_it(chromi
         await last.get_by_test_id("regenerate").click()
         await expect(last.get_by_test_id("versions")).to_contain_text("3/3")
         await expect(last.locator(".facts")).to_contain_text("scripted")
+        await context.close()
+
+
+async def test_a_model_picked_before_the_session_is_read_counts(chromium: Browser, tmp_path: Path) -> None:
+    """Whoever is quicker than the server is asked nothing twice: the choice stays, and the message goes with it."""
+    async with ServerProcess(tmp_path / "data", settings={"no_docs": None}) as server:
+        context = await chromium.new_context()
+        page = await open_session(context, server, "before")
+        picker = page.get_by_test_id("model")
+        await expect(picker).to_have_value("scripted")
+        server.signal(signal.SIGSTOP)
+        try:
+            await page.get_by_test_id("new-chat").first.click()
+            await expect(page.get_by_test_id("session-id")).not_to_have_text("before")
+            await picker.select_option("docs")
+            await page.get_by_test_id("composer").fill("What is a turn?")
+        finally:
+            server.signal(signal.SIGCONT)
+        await connected(page)
+        await expect(page.locator(".empty")).to_be_visible()
+        await expect(picker).to_have_value("docs")
+        await page.get_by_test_id("send").click()
+        await expect(answers(page, "completed").locator(".facts")).to_contain_text("docs")
         await context.close()
 
 
