@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from chatserver.agents.base import ModelSettings
 from chatserver.agents.context import TOKENS_PER_MESSAGE
-from chatserver.live_session import LiveSession, Past, size_of
-from chatserver.message import Message
+from chatserver.live_session import LiveSession, Past
+from chatserver.message import Message, memory_of
 from chatserver.store.base import SessionKey, Store
 from chatserver.usage import BYTES_PER_TOKEN, estimate_tokens
 
@@ -41,7 +41,7 @@ async def full_history(
     if continued is None:
         messages = await _read(store, live.key, recent, older_id, model)
         older = len(messages) - len(recent)
-        continued = Past(messages, older, size_of(messages[:older]), model.context_tokens)
+        continued = Past(messages, older, memory_of(messages[:older]), model.context_tokens)
     live.past = continued
     return continued.messages
 
@@ -54,7 +54,7 @@ def _continued(past: Past, recent: tuple[Message, ...], older_id: str) -> Past |
             grown = past.grown + len(left)
             if grown > FIRST_PAGE:  # it may hold much that the model has no room for any more
                 return None
-            size = past.size_bytes + size_of(left)
+            size = past.size_bytes + memory_of(left)
             return Past((*past.messages[: at + 1], *recent), at + 1, size, past.read_for, grown)
     return None
 

@@ -21,9 +21,8 @@ from chatserver.store.base import SessionRecord, StoredTurn
 from chatserver.streams.log import EventLog
 from chatserver.streams.subscriber import Subscriber
 
-# What an empty live session weighs, and a message beside its text (measured, benchmarks/memory.py).
+# What an empty live session weighs (measured, benchmarks/memory.py).
 SESSION_BYTES = 2500
-MESSAGE_BYTES = 450
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +191,4 @@ class LiveSession:
     def measure(self) -> int:
         """Estimated bytes in memory."""
         past = self.past.size_bytes if self.past is not None else 0
-        return SESSION_BYTES + size_of(self.state.messages) + self.log.held_bytes + past
-
-
-def size_of(messages: Iterable[Message]) -> int:
-    """Estimated bytes of settled messages in memory."""
-    size = 0
-    for m in messages:
-        size += MESSAGE_BYTES + len(m.content) + len(m.reasoning)
-        for call in m.tool_calls:
-            size += 1000 + (len(call.result.content) if call.result else 0)
-    return size
+        return SESSION_BYTES + self.state.memory_bytes + self.log.held_bytes + past

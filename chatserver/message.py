@@ -6,12 +6,16 @@ dataclass, so field names and their order are the wire format (docs/stream.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 from typing_extensions import TypedDict
+
+# What a message weighs in memory beside its text (measured, benchmarks/memory.py), and a tool call beside its result.
+MESSAGE_BYTES = 450
+CALL_BYTES = 1000
 
 Role = Literal["user", "assistant", "system", "tool"]
 Status = Literal["completed", "streaming", "interrupted", "failed"]
@@ -91,6 +95,13 @@ class Message:
     metadata: Mapping[str, Any] = field(default_factory=no_metadata)
     siblings: tuple[str, ...] = ()
 
+    def memory_bytes(self) -> int:
+        """About what it weighs in memory, in bytes."""
+        size = MESSAGE_BYTES + len(self.content) + len(self.reasoning)
+        for call in self.tool_calls:
+            size += CALL_BYTES + (len(call.result.content) if call.result else 0)
+        return size
+
     def held_bytes(self) -> int:
         """The bytes in UTF-8 of what it says: contents, reasoning, tool calls and metadata."""
         texts = sum(len(t) if t.isascii() else len(t.encode()) for t in (self.content, self.reasoning))
@@ -112,3 +123,8 @@ class Approval:
     name: str
     arguments: dict[str, Any]
     expires_at: str
+
+
+def memory_of(messages: Iterable[Message]) -> int:
+    """About what they weigh in memory, in bytes."""
+    return sum(message.memory_bytes() for message in messages)

@@ -18,7 +18,7 @@ import orjson
 
 from chatserver import events as ev
 from chatserver.events import START, Event, Position
-from chatserver.message import Approval, Message, ToolCall
+from chatserver.message import Approval, Message, ToolCall, memory_of
 
 # A snapshot's window (spec §3): enough for any screen, and bounds both memory and the bytes of a reconnect.
 WINDOW_MESSAGES = 200
@@ -67,6 +67,8 @@ class ChatState:
         expires_at: RFC 3339, or None.
         missing_api_key: the model's key variable is not set.
         position: everything up to here is in.
+
+    `memory_bytes` is about what its settled messages weigh in memory, kept as they come and go.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class ChatState:
         "expires_at",
         "has_more",
         "is_connecting_mcp",
+        "memory_bytes",
         "message_count",
         "messages",
         "missing_api_key",
@@ -108,6 +111,7 @@ class ChatState:
         self.model = model
         self.expires_at = expires_at
         self.messages: list[Message] = list(messages)
+        self.memory_bytes = memory_of(self.messages)
         self.has_more = has_more
         self.message_count = message_count
         self.missing_api_key = missing_api_key
@@ -165,10 +169,11 @@ class ChatState:
                     self._answer.reasoning.append(event.text)
             case ev.MessageCreated():
                 self.messages.append(event.message)
+                self.memory_bytes += event.message.memory_bytes()
                 if event.message.status == "streaming":
                     self._answer = _Answer(event.message)
                 if len(self.messages) > WINDOW_MESSAGES:
-                    del self.messages[0]
+                    self.memory_bytes -= self.messages.pop(0).memory_bytes()
                     self.has_more = True
             case ev.MessageUpdated():
                 self._replace(event.message)
@@ -218,6 +223,7 @@ class ChatState:
     def _replace(self, message: Message) -> None:
         at = self._index(message.id)
         if at is not None:
+            self.memory_bytes += message.memory_bytes() - self.messages[at].memory_bytes()
             self.messages[at] = message
         if self._answer is not None and self._answer.message.id == message.id:
             self._answer = _Answer(message) if message.status == "streaming" else None
@@ -236,6 +242,7 @@ class ChatState:
         """
         self.position = position
         self.messages = list(messages)
+        self.memory_bytes = memory_of(self.messages)
         self.has_more = has_more
         self._answer = None
 

@@ -46,11 +46,9 @@ class TurnEnds:
         if live.removed:
             return
         current = live.state.message(run.answer_id) or run.answer
-        answer = replace(current, status=outcome)
-        usage = usage_at_end(run.usage, run.told_after, run.user_message.content, answer)
-        answer = replace(answer, usage=usage)
-        if error is not None:
-            answer = replace(answer, metadata={**answer.metadata, "error": error})
+        usage = usage_at_end(run.usage, run.told_after, run.user_message.content, current, outcome)
+        metadata = current.metadata if error is None else {**current.metadata, "error": error}
+        answer = replace(current, status=outcome, usage=usage, metadata=metadata)
         finish = FinishTurn(live.key, run.turn_id, answer, outcome, usage, self._clock.now())
         if not await self._commit(finish):
             outcome = "failed"

@@ -8,10 +8,9 @@ Days and months are UTC's, whatever the machine's time zone: a quota ends at the
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
-from chatserver.message import Message, Usage
+from chatserver.message import Message, Outcome, Usage
 
 BYTES_PER_TOKEN = 3
 DAY_SECONDS = 86400
@@ -37,22 +36,22 @@ def added(a: Usage, b: Usage) -> Usage:
 def usage_of(question: str, answer: Message) -> Usage | None:
     """The estimate for a turn whose agent told nothing: what it was asked and what it wrote; None where it wrote
     nothing."""
-    written = _written(answer, 0)
-    return None if written is None else replace(written, prompt_tokens=estimate_tokens(question))
+    return _written(answer, 0, estimate_tokens(question))
 
 
-def usage_at_end(told: Usage | None, told_after: int, question: str, answer: Message) -> Usage | None:
+def usage_at_end(told: Usage | None, told_after: int, question: str, answer: Message, outcome: Outcome) -> Usage | None:
     """What a turn has used when it ends.
 
     Args:
         told: what its agent told last.
         told_after: characters of reasoning and answer that the agent had given out by then.
         question: the text that was answered.
-        answer: settled, with its terminal status.
+        answer: all of its text is in it.
+        outcome: of the turn.
     """
     if told is None:
         return usage_of(question, answer)
-    if answer.status == "completed":
+    if outcome == "completed":
         return told  # what it wrote after telling is its own to count
     rest = _written(answer, told_after)
     return told if rest is None else added(told, rest)
@@ -68,7 +67,7 @@ def usage_of_text(told: Usage | None, told_after: int, question: str, text: str)
     return added(told, Usage(completion_tokens=estimate_tokens(text[told_after:]), estimated=True))
 
 
-def _written(answer: Message, known: int) -> Usage | None:
+def _written(answer: Message, known: int, prompt_tokens: int = 0) -> Usage | None:
     """The estimate for an answer's text behind its first `known` characters; None where there is none."""
     written = len(answer.reasoning) + len(answer.content)
     if written <= known:
@@ -77,6 +76,7 @@ def _written(answer: Message, known: int) -> Usage | None:
     share = (written - known) / written
     reasoning = round(estimate_tokens(answer.reasoning) * share)
     return Usage(
+        prompt_tokens,
         completion_tokens=max(1, round(estimate_tokens(answer.content) * share) + reasoning),
         reasoning_tokens=reasoning,
         estimated=True,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from chatserver import events as ev
 from chatserver.events import Position
-from chatserver.message import Message, ToolCall, ToolResult, Usage
+from chatserver.message import Message, ToolCall, ToolResult, Usage, memory_of
 from chatserver.state import WINDOW_MESSAGES, ChatState
 from tests.checker import reducer
 from tests.contract_vectors import FOLDER, SID, VECTORS, as_json, message, new_state, rendered
@@ -77,7 +77,9 @@ def test_the_checkers_reducer_gives_the_states_of_random_lives() -> None:
     """Every kind of event among them; the page's gets them in its own tests, through connections that break."""
     shown = set()
     for seed in range(100):
-        vector = json.loads(orjson.dumps(Walk(seed).run().vector()))
+        walked = Walk(seed).run()
+        assert walked.state.memory_bytes == memory_of(walked.state.messages)
+        vector = json.loads(orjson.dumps(walked.vector()))
         state = vector["initial"]
         for step in vector["steps"]:
             shown.add(step["event"]["type"])

@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatserver.message import Message, Status, Usage
+from chatserver.message import Message, Outcome, Usage
 from chatserver.usage import day_of, end_of_day, end_of_month, estimate_tokens, month_of, usage_at_end
 
 TOLD = Usage(100, 20, reasoning_tokens=5, cached_tokens=40)
 
 
-def answer(content: str, status: Status, reasoning: str = "") -> Message:
-    return Message("m", None, "assistant", content, status, "tiny", "", reasoning)
+def answer(content: str, reasoning: str = "") -> Message:
+    return Message("m", None, "assistant", content, "streaming", "tiny", "", reasoning)
 
 
 def test_what_the_agent_told_of_a_whole_answer_counts_as_it_is() -> None:
     """Also where text came after it: an agent knows its tokens better than any estimate."""
-    assert usage_at_end(TOLD, 0, "question", answer("x" * 300, "completed")) == TOLD
+    assert usage_at_end(TOLD, 0, "question", answer("x" * 300), "completed") == TOLD
 
 
 @pytest.mark.parametrize("status", ["completed", "interrupted", "failed"])
-def test_a_turn_that_nobody_counted_is_estimated_and_marked(status: Status) -> None:
+def test_a_turn_that_nobody_counted_is_estimated_and_marked(status: Outcome) -> None:
     """Python agents and the embedded one tell nothing: the question, and what was written."""
-    assert usage_at_end(None, 0, "q" * 30, answer("x" * 300, status, "r" * 30)) == Usage(
+    assert usage_at_end(None, 0, "q" * 30, answer("x" * 300, "r" * 30), status) == Usage(
         10, 110, reasoning_tokens=10, estimated=True
     )
 
@@ -35,21 +35,21 @@ def test_what_a_stopped_turn_wrote_after_it_was_counted_is_added() -> None:
     """An endpoint that tells at the end tells nothing when it is interrupted."""
     told = Usage(50, 10, estimated=True)
 
-    assert usage_at_end(told, 30, "q", answer("x" * 330, "interrupted")) == Usage(50, 110, estimated=True)
-    assert usage_at_end(told, 330, "q", answer("x" * 330, "interrupted")) == told
+    assert usage_at_end(told, 30, "q", answer("x" * 330), "interrupted") == Usage(50, 110, estimated=True)
+    assert usage_at_end(told, 330, "q", answer("x" * 330), "interrupted") == told
 
 
 @pytest.mark.parametrize("status", ["completed", "interrupted", "failed"])
-def test_a_turn_that_told_and_wrote_nothing_has_no_usage(status: Status) -> None:
+def test_a_turn_that_told_and_wrote_nothing_has_no_usage(status: Outcome) -> None:
     """Whether its endpoint charges for it, nobody here knows."""
-    assert usage_at_end(None, 0, "a long question", answer("", status)) is None
+    assert usage_at_end(None, 0, "a long question", answer(""), status) is None
 
 
 @given(st.text(max_size=50), st.text(max_size=50), st.integers(0, 120))
 def test_an_estimate_is_never_negative_and_never_more_than_the_whole(content: str, reasoning: str, known: int) -> None:
     """Reasoning is a part of what was written."""
     whole = estimate_tokens(content) + estimate_tokens(reasoning)
-    used = usage_at_end(Usage(), known, "", answer(content, "interrupted", reasoning))
+    used = usage_at_end(Usage(), known, "", answer(content, reasoning), "interrupted")
 
     assert used is not None
     assert 0 <= used.reasoning_tokens <= used.completion_tokens <= whole + 1

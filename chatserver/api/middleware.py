@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import secrets
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -15,7 +14,7 @@ from chatserver.api import problems
 from chatserver.api.access_log import route_of
 from chatserver.api.identity import identify
 from chatserver.api.reading import SESSION_HEADER, is_secure
-from chatserver.api.request_keys import REQUEST_ID, SESSION_ID
+from chatserver.api.request_keys import REQUEST_ID, SESSION_ID, new_request_id
 from chatserver.api.services import services
 from chatserver.errors import ChatServerError, Forbidden, Misdirected, RateLimited, StoreFull, Unavailable
 
@@ -35,7 +34,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     the request's border. One function for both: its frame stands behind every open stream."""
     app = services(request)
     began = app.clock.monotonic()
-    request_id = request[REQUEST_ID] = secrets.token_hex(8)
+    request_id = request[REQUEST_ID] = new_request_id()
     response: web.StreamResponse | None = None
     try:
         refuse_foreign_host(request)

@@ -171,6 +171,8 @@ def resume_point(request: web.Request) -> Position | None:
 
 def wants_minimal(request: web.Request) -> bool:
     """`Prefer: return=minimal` (RFC 7240 §4.2)."""
+    if "Prefer" not in request.headers:
+        return False
     return any(
         part.strip().lower() == "return=minimal"
         for header in request.headers.getall("Prefer", [])

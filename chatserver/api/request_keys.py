@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from chatserver.clock import random_hex
 from chatserver.session_service import Caller
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -13,3 +14,8 @@ SESSION_ID: web.RequestKey[str] = web.RequestKey("session_id", str)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 # The answer is a stream whose head is out.
 STREAM: web.RequestKey[bool] = web.RequestKey("stream", bool)
+
+
+def new_request_id() -> str:
+    """What a request is called in its answer and in the log: 64 random bits."""
+    return random_hex()[:16]

@@ -7,7 +7,6 @@ tests/api/test_server.py fail when one of them goes.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable
 from typing import Any
 
@@ -15,6 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from chatserver.api import problems
+from chatserver.api.request_keys import new_request_id
 from chatserver.config import Settings
 
 
@@ -61,7 +61,7 @@ class GuardedHandler(RequestHandler):
             self.log_exception("Error while answering", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
-        request_id = secrets.token_hex(8)
+        request_id = new_request_id()
         response = problems.internal(request_id) if status >= 500 else problems.http_response(status, request_id)
         response.headers["Server"] = "chatserver"  # no signal of the application's reaches this answer
         response.force_close()
@@ -75,7 +75,7 @@ class GuardedServer(web.Server):
         handle = plain.request_handler
 
         async def refuse() -> web.StreamResponse:
-            return problems.http_response(417, secrets.token_hex(8))
+            return problems.http_response(417, new_request_id())
 
         def unless_expecting_more(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
             # RFC 9110 §10.1.1. aiohttp refuses it too, but before any middleware runs, as text that quotes the header.

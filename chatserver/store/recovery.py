@@ -52,13 +52,13 @@ def _settle(tx: Transaction, key: SessionKey, turn: dict[str, Any], answer_id: s
     if row is None:
         return
     bodies = [body for (body,) in tx.all(tx.sql.chunks, turn)]
-    answer = replace(with_chunks(message_of(row), bodies), status="interrupted")
+    answer = with_chunks(message_of(row), bodies)
     asked = tx.one(tx.sql.content, {**key_params(key), "message_id": answer.parent_id})
     told, told_after = _told_usage(bodies)
-    usage = usage_at_end(told, told_after, asked[0] if asked is not None else "", answer)
+    usage = usage_at_end(told, told_after, asked[0] if asked is not None else "", answer, "interrupted")
     if usage is not None:
         add_usage(tx, key=key, model=answer.model, usage=usage, now=now)
-    tx.run(tx.sql.settle_message, message_params(key, 0, replace(answer, usage=usage)))
+    tx.run(tx.sql.settle_message, message_params(key, 0, replace(answer, status="interrupted", usage=usage)))
 
 
 def forget_some_deleted(tx: Transaction, *, now: float) -> None:

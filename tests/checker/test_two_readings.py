@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatserver import events as ev
 from chatserver.events import Position, encode
-from chatserver.message import Approval, Message, Outcome, ToolCall, ToolResult, Usage
+from chatserver.message import Approval, Message, Outcome, ToolCall, ToolResult, Usage, memory_of
 from chatserver.state import ChatState
 from tests.checker import reducer
 from tests.checker.history import data_of
@@ -156,6 +156,7 @@ def test_both_readings_of_the_event_table_give_the_same_states(data: st.DataObje
         ours.apply(event, position)
         reducer.apply(theirs, str(position), json.loads(data_of(frame.data)))
         assert theirs == json.loads(orjson.dumps(ours.wire()))
+        assert ours.memory_bytes == memory_of(ours.messages)
 
 
 def test_the_window_slides_in_both_readings() -> None:
@@ -169,4 +170,5 @@ def test_the_window_slides_in_both_readings() -> None:
         reducer.apply(theirs, f"1-{n}", json.loads(data_of(frame.data)))
     assert theirs == json.loads(orjson.dumps(ours.wire()))
     assert theirs["has_more"]
+    assert ours.memory_bytes == memory_of(ours.messages)
     assert [m["id"] for m in theirs["messages"]] == [f"u{n}" for n in range(3, 203)]

@@ -690,7 +690,8 @@ class PlainStore:
                 asked = session.messages.get(answer.parent_id or "")
                 told = [value for body in bodies for kind, value in orjson.loads(body) if kind == "usage"]
                 last = (Usage(**told[-1]["usage"]), told[-1]["after"]) if told else (None, 0)
-                settled = replace(settled, usage=usage_at_end(*last, asked.content if asked else "", settled))
+                used = usage_at_end(*last, asked.content if asked else "", settled, "interrupted")
+                settled = replace(settled, usage=used)
                 _settle(session, turn_id, settled)
                 self._use(session.record, settled, settled.usage, now)
                 session.record = replace(session.record, fence=session.record.fence + 1)

@@ -9,7 +9,7 @@ import pytest
 from chatserver import history
 from chatserver.agents.base import AgentTurn, ModelSettings
 from chatserver.history import MAX_SYSTEM_MESSAGES
-from chatserver.live_session import MESSAGE_BYTES
+from chatserver.message import MESSAGE_BYTES
 from chatserver.state import WINDOW_MESSAGES
 from chatserver.store.base import SessionKey
 from tests.core.puppets import Play
