@@ -144,14 +144,14 @@ class SessionAccess:
 
         Raises: Expired, Forbidden.
         """
-        self._check_owner(principal, live)
+        self._check_owner(principal, live.record)
         if live.record.expires_at <= self._clock.now():
             raise Expired(f"the session expired at {rfc3339(live.record.expires_at)}")
 
     @staticmethod
-    def _check_owner(principal: Principal, live: LiveSession) -> None:
+    def _check_owner(principal: Principal, record: SessionRecord) -> None:
         """S5. An unowned session is for callers without identity only: a planted id can't capture a person's words."""
-        if live.record.owner != principal.owner:
+        if record.owner != principal.owner:
             raise Forbidden("the session belongs to somebody else", code="session_forbidden")
 
     def _check_new(self, tenant: str, new: NewSession) -> None:

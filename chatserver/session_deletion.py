@@ -8,16 +8,17 @@ told when the session is gone; what a long one held is removed from the store af
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from chatserver import events as ev
 from chatserver.agents.base import ToolServers
 from chatserver.config import Settings
-from chatserver.errors import ChatServerError, InvalidRequest
+from chatserver.errors import ChatServerError, InvalidRequest, Unavailable
 from chatserver.live_session import LiveSession
 from chatserver.run import Run
 from chatserver.session_manager import SessionManager
-from chatserver.store.base import Store
+from chatserver.store.base import SessionKey, SessionRecord, Store
 from chatserver.turn_ends import TurnEnds
 from chatserver.turn_queue import TurnQueue
 
@@ -49,7 +50,7 @@ class SessionDeletion:
         Raises: InvalidRequest (`session_has_messages`), and what the store raises; the session then stays.
         """
         if not force:
-            _check_empty(live)  # before anything is stopped for it
+            _check_empty(live.record)  # before anything is stopped for it
         live.deletions += 1
         try:
             while True:
@@ -63,7 +64,7 @@ class SessionDeletion:
                     if live.run is not None and live.run is not run:
                         continue  # its start was being committed when this began
                     if not force:
-                        _check_empty(live)
+                        _check_empty(live.record)
                     existed = await self._delete_now(live)
                     break
         finally:
@@ -71,10 +72,34 @@ class SessionDeletion:
             if not live.removed and live.queued:
                 self._queue.resting.add(live)  # the store is away; what was held back may go on
         await self._servers.close_session(live.key)
+        await self._clear_deleted()
+        return existed
+
+    async def delete_damaged(self, key: SessionKey, *, check: Callable[[SessionRecord], None], force: bool) -> bool:
+        """Delete a session that cannot be loaded, and so has no turn and no streams; False where somebody else has.
+
+        Args:
+            check: raises where the caller may not; given what can be read of the record.
+            force: also if it has messages.
+        Raises: as `delete`; Unavailable where it could be loaded meanwhile.
+        """
+        async with self._manager.kept_out(key):
+            if self._manager.peek(key) is not None:
+                raise Unavailable("the session has just been mended: try again")
+            record = await self._store.listed_record(key)
+            if record is None:
+                return False
+            check(record)
+            if not force:
+                _check_empty(record)
+            existed = await self._store.delete_session(key)
+        await self._clear_deleted()
+        return existed
+
+    async def _clear_deleted(self) -> None:
         with suppress(ChatServerError):  # the store is away: maintenance goes on with it (session_manager.py)
             while await self._store.clear_deleted():
                 pass
-        return existed
 
     async def _delete_now(self, live: LiveSession) -> bool:
         """Remove it from the store, tell it, remove it from memory; the lock is held."""
@@ -93,9 +118,9 @@ class SessionDeletion:
         return existed
 
 
-def _check_empty(live: LiveSession) -> None:
-    if live.record.message_count:
+def _check_empty(record: SessionRecord) -> None:
+    if record.message_count:
         raise InvalidRequest(
-            f"the session has {live.record.message_count} messages; force=true deletes them with it",
+            f"the session has {record.message_count} messages; force=true deletes them with it",
             code="session_has_messages",
         )

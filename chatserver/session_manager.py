@@ -17,7 +17,8 @@ It holds no policy (session_service.py) and runs no turns (turns.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from structlog.typing import FilteringBoundLogger
 
@@ -109,6 +110,18 @@ class SessionManager:
         """Wait until the loads of that tenant's sessions that are under way now have ended."""
         if loads := [load for key, load in self._loading.items() if key.tenant == tenant]:
             await asyncio.wait(loads)
+
+    @asynccontextmanager
+    async def kept_out(self, key: SessionKey) -> AsyncIterator[None]:
+        """While the block runs nobody loads that session or makes one of its key: they wait."""
+        while (loading := self._loading.get(key)) is not None:
+            await asyncio.shield(loading)
+        done = self._loading[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._loading[key]
+            done.set_result(None)
 
     async def _load(self, key: SessionKey) -> LiveSession | None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -16,6 +16,7 @@ import orjson
 from chatserver.config import Settings
 from chatserver.errors import Conflict, FieldError, InvalidFields, InvalidRequest, NotFound, TooLarge
 from chatserver.live_session import LiveSession
+from chatserver.store.base import SessionRecord
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 PROJECT_ID = SESSION_ID
@@ -93,9 +94,15 @@ def check_project(live: LiveSession, project_id: str | None) -> None:
 
     Raises: NotFound (`session_not_in_project`).
     """
-    if project_id is not None and project_id != live.record.project_id and not live.provisional:
+    if not live.provisional:
+        check_in_project(live.record, project_id)
+
+
+def check_in_project(record: SessionRecord, project_id: str | None) -> None:
+    """The same of a session that is stored."""
+    if project_id is not None and project_id != record.project_id:
         raise NotFound(
-            f"session {live.key.session_id!r} is not in project {project_id!r}", code="session_not_in_project"
+            f"session {record.key.session_id!r} is not in project {project_id!r}", code="session_not_in_project"
         )
 
 

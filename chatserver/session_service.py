@@ -32,6 +32,7 @@ from chatserver.session_rules import (
     NewSession,
     StoredRole,
     Wanted,
+    check_in_project,
     check_metadata,
     check_model,
     check_project,
@@ -39,7 +40,7 @@ from chatserver.session_rules import (
     check_text,
     check_texts,
 )
-from chatserver.store.base import SessionKey, Store
+from chatserver.store.base import SessionKey, SessionRecord, Store
 from chatserver.turns import TurnRunner
 
 Rating = Literal["up", "down"]
@@ -114,7 +115,7 @@ class SessionService(SessionAccess):
     ) -> bool:
         """Remove record, messages and live state at once, ending its turn and its streams; whether there was one.
 
-        An expired one may be deleted too.
+        An expired one may be deleted too, and one that is damaged and cannot be read.
 
         Args:
             project_id: where it must be.
@@ -125,13 +126,7 @@ class SessionService(SessionAccess):
         if project_id is not None:
             check_project_id(project_id)
         try:
-            live = await self._pinned(caller, session_id, None)
-            try:
-                self._check_owner(caller.principal, live)
-                check_project(live, project_id)
-                deleted = await self._turns.delete(live, force=force)
-            finally:
-                self._manager.unpin(live)
+            deleted = await self._delete(caller, session_id, project_id, force=force)
         except NotFound:
             if not missing_ok:
                 raise
@@ -139,6 +134,24 @@ class SessionService(SessionAccess):
         if not deleted and not missing_ok:  # somebody was quicker, or it was never written
             raise no_session(session_id)
         return deleted
+
+    async def _delete(self, caller: Caller, session_id: str, project_id: str | None, *, force: bool) -> bool:
+        def check(record: SessionRecord) -> None:
+            self._check_owner(caller.principal, record)
+            check_in_project(record, project_id)
+
+        try:
+            live = await self._pinned(caller, session_id, None)
+        except SessionDamaged:
+            return await self._turns.delete_damaged(
+                SessionKey(caller.principal.tenant, session_id), check=check, force=force
+            )
+        try:
+            self._check_owner(caller.principal, live.record)
+            check_project(live, project_id)
+            return await self._turns.delete(live, force=force)
+        finally:
+            self._manager.unpin(live)
 
     async def adopt(self, visitor: Principal, user: Principal) -> int:
         """S6: the sessions of the browser's visitor pass to the user who logged in; how many.

@@ -36,7 +36,7 @@ from chatserver.session_changes import SessionChanges, check_there, new_message
 from chatserver.session_deletion import SessionDeletion
 from chatserver.session_manager import SessionManager
 from chatserver.session_rules import check_project
-from chatserver.store.base import Store, StoredTurn
+from chatserver.store.base import SessionKey, SessionRecord, Store, StoredTurn
 from chatserver.tasks import Supervisor
 from chatserver.turn_ends import TurnEnds
 from chatserver.turn_life import ResolveModel, TurnLife
@@ -296,6 +296,11 @@ class TurnRunner:
         Raises: InvalidRequest (`session_has_messages`), and what the store raises; the session stays then.
         """
         return await self._under_way.protect(live, self._deletion.delete(live, force=force), "delete")
+
+    async def delete_damaged(self, key: SessionKey, *, check: Callable[[SessionRecord], None], force: bool) -> bool:
+        """The same of a session that cannot be loaded; see `SessionDeletion`."""
+        deletion = self._deletion.delete_damaged(key, check=check, force=force)
+        return await self._under_way.protect(None, deletion, "delete")
 
     async def adopt(self, tenant: str, from_owner: str, to_owner: str) -> int:
         """Give all sessions of one owner to another; see `SessionAdoption`."""

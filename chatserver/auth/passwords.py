@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from argon2 import PasswordHasher, Type
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import VerificationError
 
 from chatserver.errors import FieldError, InvalidFields, Unavailable
 
@@ -85,7 +85,7 @@ class Passwords:
     def _verify(self, stored: str | None, password: str) -> Verified:
         try:
             self._hasher.verify(self._nobodys if stored is None else stored, password)
-        except (VerificationError, InvalidHashError):
+        except (VerificationError, ValueError):  # ValueError: what is stored is no hash
             return Verified(False)
         if stored is None:
             return Verified(False)

@@ -101,6 +101,9 @@ class Store(Protocol):
     async def record(self, key: SessionKey) -> SessionRecord | None:
         """The record alone, or None."""
 
+    async def listed_record(self, key: SessionKey) -> SessionRecord | None:
+        """The record as lists show it: of a damaged session, what can be read of it."""
+
     async def create_session(self, record: SessionRecord) -> SessionRecord:
         """Insert it without messages and with its first fence; where the key exists already, return what stands
         there unchanged."""

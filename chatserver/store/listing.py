@@ -19,6 +19,7 @@ from chatserver.store.recovery import forget_some_deleted
 from chatserver.store.removal import Room, delete_session
 from chatserver.store.rows import Row, key_params, listed_record_of
 from chatserver.store.search import matches
+from chatserver.store.soundness import text_of, time_of
 from chatserver.store.transaction import Transaction
 
 # Before the first place of every list.
@@ -56,7 +57,8 @@ def _summary_of(row: Row) -> SessionSummary:
     return SessionSummary(listed_record_of(record), _preview(newest) or _preview(before))
 
 
-def _preview(text: str | None) -> str | None:
+def _preview(text: object) -> str | None:
+    text = text_of(text)
     return " ".join(text.split())[:PREVIEW_CHARS] or None if text else None
 
 
@@ -64,7 +66,11 @@ def list_projects(
     tx: Transaction, *, tenant: str, owner: str | None, now: float, limit: int
 ) -> tuple[ProjectSummary, ...]:
     rows = tx.all(tx.sql.list_projects, {"tenant": tenant, "owner": owner, "now": now, "limit": limit})
-    return tuple(ProjectSummary(*row) for row in rows)
+    return tuple(ProjectSummary(text_of(row[0]), row[1], _sum_of(row[2]), time_of(row[3])) for row in rows)
+
+
+def _sum_of(value: float) -> int:
+    return int(value)  # SQLite's sum over what is no number is 0.0
 
 
 def session_stats(
@@ -75,9 +81,9 @@ def session_stats(
     return SessionStats(
         total_sessions=sum(row[1] for row in rows),
         active_sessions=sum(row[2] for row in rows),
-        total_messages=sum(row[3] for row in rows),
-        sessions_by_project={row[0]: row[1] for row in rows},
-        updated_at=max((row[4] for row in rows), default=None),
+        total_messages=sum(_sum_of(row[3]) for row in rows),
+        sessions_by_project={text_of(row[0]): row[1] for row in rows},
+        updated_at=max((time_of(row[4]) for row in rows), default=None),
     )
 
 

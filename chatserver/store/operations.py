@@ -31,6 +31,7 @@ from chatserver.store.rows import (
     fence_of,
     held_bytes,
     key_params,
+    listed_record_of,
     message_of,
     message_params,
     metadata_param,
@@ -40,6 +41,7 @@ from chatserver.store.rows import (
     queued_turn_params,
     record_of,
     sibling_of,
+    stored_record_of,
 )
 from chatserver.store.statements import MESSAGE_COLUMNS
 from chatserver.store.transaction import Transaction
@@ -61,7 +63,12 @@ def _no_session(key: SessionKey) -> NotFound:
 
 def read_record(tx: Transaction, *, key: SessionKey) -> SessionRecord | None:
     row = tx.one(tx.sql.record, key_params(key))
-    return record_of(row) if row is not None else None
+    return stored_record_of(row) if row is not None else None
+
+
+def read_listed_record(tx: Transaction, *, key: SessionKey) -> SessionRecord | None:
+    row = tx.one(tx.sql.record, key_params(key))
+    return listed_record_of(row) if row is not None else None
 
 
 def load(tx: Transaction, *, key: SessionKey, limit: int, max_bytes: int | None = None) -> StoredSession | None:

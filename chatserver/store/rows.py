@@ -5,7 +5,7 @@ Rows come in the order of ROW_COLUMNS and MESSAGE_COLUMNS (statements.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,13 @@ import orjson
 from chatserver.errors import SessionDamaged
 from chatserver.message import NO_METADATA, Message, ToolCall, ToolResult, Usage
 from chatserver.store.base import SessionKey, SessionRecord, StoredTurn
-from chatserver.store.schema import ROW_COLUMNS
+from chatserver.store.schema import ROW_COLUMNS, messages, sessions
+from chatserver.store.soundness import count_of, fits, is_time, kinds_of, text_of, time_of
 
 Row = Sequence[Any]
 
-_METADATA = ROW_COLUMNS.index("metadata")
+_ROW_KINDS = kinds_of([sessions.c[name] for name in ROW_COLUMNS])
+_MESSAGE_KINDS = kinds_of(list(messages.c))
 
 
 def key_params(key: SessionKey) -> dict[str, Any]:
@@ -40,22 +42,52 @@ def _readable(row: Row) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SessionDamaged(f"what is stored of session {row[1]!r} cannot be read") from error
+        raise _damaged(row) from error
+
+
+def _damaged(row: Row) -> SessionDamaged:
+    return SessionDamaged(f"what is stored of session {row[1]!r} cannot be read")
 
 
 # --- sessions ---
 
 
 def listed_record_of(row: Row) -> SessionRecord:
-    """The same for a list, which one damaged session must not break: it stands there without its metadata."""
+    """A stored row of `sessions` for a list, which one damaged session must not break: with what can be read of it."""
     try:
-        return record_of(row)
+        return stored_record_of(row)
     except SessionDamaged:
-        return record_of((*row[:_METADATA], None, *row[_METADATA + 1 :]))
+        mended = (_MENDED.get(name, _text)(value) for name, value in zip(ROW_COLUMNS, row, strict=True))
+        return record_of(tuple(mended))
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else text_of(value)  # an owner that cannot be read is not nobody
+
+
+_MENDED: dict[str, Callable[[object], Any]] = {
+    **dict.fromkeys(("created_at", "updated_at", "expires_at"), time_of),
+    "last_message_at": lambda value: value if is_time(value) else None,
+    **dict.fromkeys(("is_active", "is_named", "message_count", "fence", "number", "indexed_seq"), count_of),
+    "metadata": lambda _: None,
+}
+
+
+def stored_record_of(row: Row) -> SessionRecord:
+    """A row of `sessions` that was read, and may hold anything, as a record. Raises: SessionDamaged."""
+    record = record_of(row) if fits(row, _ROW_KINDS) else None
+    if record is None or not (
+        is_time(record.created_at)
+        and is_time(record.updated_at)
+        and is_time(record.expires_at)
+        and (record.last_message_at is None or is_time(record.last_message_at))
+    ):
+        raise _damaged(row)
+    return record
 
 
 def record_of(row: Row) -> SessionRecord:
-    """A row of `sessions` as a record. Raises: SessionDamaged."""
+    """A row of `sessions` that was just written as a record. Raises: SessionDamaged."""
     (
         tenant,
         session_id,
@@ -106,8 +138,7 @@ def _record_metadata(row: Row, text: str | None) -> Mapping[str, Any]:
 
 def fence_of(row: Row) -> int:
     """The last fence of the session of a row, damaged or not."""
-    fence: int = row[15]
-    return fence
+    return count_of(row[15])
 
 
 def number_of(row: Row) -> int:
@@ -118,7 +149,8 @@ def number_of(row: Row) -> int:
 
 def indexed_of(row: Row) -> tuple[str, str, str | None, str, int, int]:
     """What the full-text index needs of a session's row: tenant, id, owner, title, number, how far it is indexed."""
-    return row[0], row[1], row[3], row[4], row[16], row[17]
+    seq = row[17]
+    return row[0], row[1], row[3], text_of(row[4]), count_of(row[16]), seq if isinstance(seq, int) else -1
 
 
 def new_session_params(
@@ -167,6 +199,8 @@ def change_params(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def message_of(row: Row, siblings: tuple[str, ...] = ()) -> Message:
     """A row of `messages` as a message. Raises: SessionDamaged."""
+    if not fits(row, _MESSAGE_KINDS):
+        raise _damaged(row)
     (
         _tenant,
         _session_id,
@@ -199,7 +233,7 @@ def message_of(row: Row, siblings: tuple[str, ...] = ()) -> Message:
 
 def held_bytes(row: Row) -> int:
     """The bytes in UTF-8 of what a row of `messages` says: contents, reasoning, tool calls and metadata."""
-    return sum(len(t) if t.isascii() else len(t.encode()) for at in (6, 10, 11, 13) if (t := row[at]) is not None)
+    return sum(len(t) if t.isascii() else len(t.encode()) for at in (6, 10, 11, 13) if type(t := row[at]) is str)
 
 
 def sibling_of(row: Row) -> str | None:
@@ -275,9 +309,12 @@ def message_from_json(text: str) -> Message:
 
 
 def queued_turn_of(row: Row) -> StoredTurn:
-    """`(turn_id, message, client_message_id, options)` of a queued turn as a record."""
+    """`(turn_id, message, client_message_id, options)` of a queued turn as a record. Raises: SessionDamaged."""
     turn_id, message, client_message_id, options = row
-    return StoredTurn(turn_id, message_from_json(message), client_message_id, _metadata(options))
+    try:
+        return StoredTurn(turn_id, message_from_json(message), client_message_id, _metadata(options))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SessionDamaged("a message that waits in the session cannot be read") from error
 
 
 def queued_turn_params(key: SessionKey, turn: StoredTurn) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from math import inf
 from chatserver.store.records import SessionKey
 from chatserver.store.rows import Row, indexed_of, key_params
 from chatserver.store.schema import SEQ_BITS
+from chatserver.store.soundness import count_of, text_of
 from chatserver.store.statements import Statement
 from chatserver.store.transaction import Transaction
 from chatserver.store.words import SEARCHED_CHARS, query_words, words_of
@@ -69,10 +70,12 @@ def index_some(
             rows = tx.all(tx.sql.unindexed_texts, {**key_params(key), **seq})
             # A running answer comes in when it has settled, and what stands behind it then too.
             settled = _contents(tx, key, takewhile(_has_settled, rows))
-            texts, room = _fitting(settled if indexed_seq >= _TITLE else chain([(_TITLE, title)], settled), room)
+            texts, room = _fitting(
+                settled if indexed_seq >= _TITLE else chain([(_TITLE, text_of(title))], settled), room
+            )
             if texts:
                 tx.run(tx.sql.mark_indexed, {**key_params(key), "indexed_seq": texts[-1][0]})
-                documents += _documents(number, texts)
+                documents += _documents(count_of(number), texts)
             if room < 0 or len(texts) == _TEXTS_TOGETHER:
                 break  # there may be more of it: the place stays before it
         after = (updated_at, session_id)
@@ -86,8 +89,10 @@ def index_some(
 def _contents(tx: Transaction, key: SessionKey, rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
     """The texts of messages, each read when it is asked for."""
     for seq, message_id, *_ in rows:
+        if not isinstance(seq, int):  # a damaged row
+            continue
         row = tx.one(tx.sql.content, {**key_params(key), "message_id": message_id})
-        yield seq, row[0] if row is not None else ""
+        yield seq, text_of(row[0]) if row is not None else ""
 
 
 def _fitting(texts: Iterable[tuple[int, str]], room: int) -> tuple[list[tuple[int, str]], int]:

@@ -234,6 +234,9 @@ class SqlStore:
     async def record(self, key: SessionKey) -> SessionRecord | None:
         return await self._reader.submit(partial(operations.read_record, key=key))
 
+    async def listed_record(self, key: SessionKey) -> SessionRecord | None:
+        return await self._reader.submit(partial(operations.read_listed_record, key=key))
+
     async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
         return await self._reader.submit(partial(operations.find_turn, key=key, client_message_id=client_message_id))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from chatserver.errors import Conflict, NotFound
 from chatserver.store.accounts import MAX_LIFETIME_SECONDS, Revocation, User
+from chatserver.store.soundness import text_of, time_of
 from chatserver.store.transaction import Transaction
 from chatserver.store.writer import Transactions
 
@@ -65,7 +66,14 @@ class SqlAccounts:
 def _user_of(row: Sequence[Any]) -> User:
     tenant, user_id, username, password_hash, scopes, created_at, disabled_at, generation = row
     return User(
-        tenant, user_id, username, password_hash, frozenset(scopes.split()), created_at, disabled_at, generation
+        tenant,
+        user_id,
+        text_of(username),
+        text_of(password_hash),
+        frozenset(text_of(scopes).split()),
+        time_of(created_at),
+        disabled_at,
+        generation,
     )
 
 

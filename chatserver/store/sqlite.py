@@ -28,6 +28,7 @@ from chatserver.errors import (
 )
 from chatserver.store.lock import locked
 from chatserver.store.migrate import is_current, migrate
+from chatserver.store.soundness import text_of
 from chatserver.store.statements import sqlite_statements
 from chatserver.store.transaction import Transaction
 
@@ -79,6 +80,16 @@ class Database:
     def is_current(self) -> bool:
         """Whether the schema is this version's."""
         return is_current(self._connection)
+
+    def reads_on(self, error: Exception) -> bool:
+        """Text that is not UTF-8, which only a damaged disk or another program leaves here, is read with U+FFFD in it
+        from now on. Not before: decoding in Python costs every row a few microseconds.
+        """
+        is_text = type(error) is sqlite3.OperationalError and str(error).startswith("Could not decode to UTF-8")
+        if not is_text or self._connection.text_factory is text_of:
+            return False
+        self._connection.text_factory = text_of
+        return True
 
     def translate(self, error: Exception) -> Exception:
         return translate(error)

@@ -45,6 +45,9 @@ class Database(Protocol):
     def rollback(self) -> None:
         """End the transaction where there is one; never raises."""
 
+    def reads_on(self, error: Exception) -> bool:
+        """Whether it was for data that the connection could not read and can read from now on."""
+
     def translate(self, error: Exception) -> Exception:
         """The driver's error as one of chatserver's, chained to it; any other is returned as it is."""
 
@@ -195,7 +198,7 @@ class Transactions:
             return outcome
         except Exception as error:
             database.rollback()
-            return database.translate(error)
+            return self._run_alone(database, operation) if database.reads_on(error) else database.translate(error)
 
     def _tell(self, callback: Callable[[list[Any]], None], outcomes: list[Any]) -> None:
         with suppress(RuntimeError):  # the loop was closed without closing the store: nobody is left to be told

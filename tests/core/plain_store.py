@@ -206,6 +206,9 @@ class PlainStore:
     async def record(self, key: SessionKey) -> SessionRecord | None:
         return await self._do(lambda: session.record if (session := self._sessions.get(key)) else None)
 
+    async def listed_record(self, key: SessionKey) -> SessionRecord | None:
+        return await self.record(key)
+
     async def find_turn(self, key: SessionKey, client_message_id: str) -> str | None:
         return await self._do(lambda: session.used(client_message_id) if (session := self._sessions.get(key)) else None)
 
