@@ -37,11 +37,13 @@ class Checkpoints:
 
     def _flush(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         self._pace.look(now, now - self._due)
         dirty, self._dirty = self._dirty, set()
         for run in dirty:
             run.flush(now)
+        self._pace.wrote(loop.time() - now)
 
     def forget(self, run: Run) -> None:
         """The run is over."""

@@ -1,8 +1,8 @@
 """FlushPace: how long text may wait for its neighbours.
 
-Longer while the loop is busy, by its own thread's CPU time or because it comes late: writes are most of what a busy
-server does, and each is shared by all the text in it (benchmarks/throughput.py). It decides nothing about one piece
-(run.py).
+Longer while the loop is busy, by its own thread's CPU time, because it comes late, or because the writing itself takes
+much of the time: writes are most of what a busy server does, and each is shared by all the text in it
+(benchmarks/throughput.py). It decides nothing about one piece (run.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import time
 
 # Above this share of its core the loop counts as busy.
 BUSY_SHARE = 0.8
+# Above this share of the short interval, writing out what waited is too much to do that often. It is known after one
+# flush: where hundreds of answers begin together, the core's share would be known only when half of them are over.
+WRITING_SHARE = 0.4
 # Long enough for the share to mean something, short enough to follow a burst.
 LOOK_SECONDS = 0.1
 
@@ -31,8 +34,13 @@ class FlushPace:
         self._cpu = 0.0
         self.interval_seconds = idle_seconds
 
+    def wrote(self, seconds: float) -> None:
+        """Adapt to how long it took to write out everything that waited."""
+        if seconds > WRITING_SHARE * self._idle:
+            self.interval_seconds = self._busy
+
     def look(self, now: float, late_seconds: float) -> None:
-        """Adapt; called from the loop's thread.
+        """Adapt to the loop, now and then; called from its thread.
 
         Args:
             now: the loop's time in seconds.
