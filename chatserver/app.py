@@ -39,6 +39,7 @@ from chatserver.auto_naming import AutoNaming
 from chatserver.clock import Clock, SystemClock
 from chatserver.config import Settings
 from chatserver.errors import StartupError
+from chatserver.indexing import index_ahead
 from chatserver.metrics import Metrics
 from chatserver.metrics_history import MetricsHistory
 from chatserver.quotas import Quotas
@@ -143,6 +144,7 @@ async def compose(settings: Settings, log: FilteringBoundLogger, clock: Clock) -
         supervisor.start(accounts.run(hub.look_at_leases), "accounts")
         supervisor.start(history.run(), "metrics")
         supervisor.start(quotas.run(), "usage")
+        supervisor.start(index_ahead(store, clock, log), "indexing")
         turn_supervisor.start(turns.checkpoints(), "checkpoints")
         services = Services(
             settings=settings,

@@ -283,6 +283,13 @@ class Store(Protocol):
         is dropped here too, a month later.
         """
 
+    async def index_ahead(self, now: float) -> bool:
+        """Do a little, in one transaction of bounded size, of what the next search of somebody who wrote much would
+        have to do first; False where a walk through all owners has come to its end.
+
+        It changes nothing that a search finds. Calling it again begins the next walk, or goes on where a failure was.
+        """
+
     # --- tokens used ---
 
     async def usage(

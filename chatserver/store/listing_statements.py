@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     ClauseElement,
     ColumnElement,
+    Double,
     Integer,
     Text,
     bindparam,
@@ -31,6 +32,9 @@ from chatserver.store.schema import ROW_COLUMNS, SEQ_BITS, deleted_sessions, mes
 
 # Of the beginning of a message, from which white space is folded away (PREVIEW_CHARS remain).
 _PREVIEW_SOURCE = literal_column("400", Integer)
+
+# Of damaged counts a sum of whole numbers might overflow, which is an error.
+_AS_FLOAT = literal_column("1.0", Double)
 
 _LIMIT = bindparam("limit", type_=Integer)
 _OFFSET = bindparam("offset", type_=Integer)
@@ -172,6 +176,22 @@ def unindexed() -> ClauseElement:
         .select_from(keys)
         .join(sessions, (c.tenant == keys.c.tenant) & (c.session_id == keys.c.session_id))
         .order_by(keys.c.updated_at, keys.c.session_id)
+    )
+
+
+def owners_behind() -> ClauseElement:
+    """`(tenant, owner, texts)` of up to `limit` owners behind (`tenant`, `owner`), and how many of each one's texts are
+    not in the full-text index."""
+    c = sessions.c
+    is_behind = (c.expires_at > p(c.expires_at, "now")) & (c.message_count > c.indexed_seq)
+    texts = case((is_behind, (c.message_count - c.indexed_seq) * _AS_FLOAT), else_=ZERO)
+    return (
+        select(c.tenant, c.owner, func.sum(texts))
+        .where(c.owner.is_not(None), tuple_(c.tenant, c.owner) > tuple_(p(c.tenant), p(c.owner)))
+        .group_by(c.tenant, c.owner)
+        .order_by(c.tenant, c.owner)
+        .limit(_LIMIT)
+        .offset(ZERO)
     )
 
 

@@ -181,6 +181,9 @@ class SqlStore:
             )
         )
         self._indexing = asyncio.Lock()
+        # Where `index_ahead` stands: at which owner, and at which of that owner's sessions if there is work.
+        self._ahead_at = search.NOBODY
+        self._ahead_place: search.Place | None = None
         self._may_be_buried = writable  # by the process before; else nothing is looked for after a deletion
         # Sessions, and owners by tenant, whose texts are leaving the index.
         self._taken_out: Counter[SessionKey] = Counter()
@@ -280,11 +283,24 @@ class SqlStore:
             if await self._reader.submit(partial(search.is_behind, tenant=tenant, owner=owner, now=now)):
                 place: search.Place | None = search.FIRST
                 while place is not None:
-                    async with self._indexing:
-                        if (tenant, owner) in self._given_away:
-                            return
-                        work = partial(search.index_some, tenant=tenant, owner=owner, now=now, after=place)
-                        place = await self._writer.submit(partial(work, spare=frozenset(self._taken_out)))
+                    place = await self._index_some((tenant, owner), now, place)
+
+    async def _index_some(self, whose: search.Whose, now: float, place: search.Place) -> search.Place | None:
+        """One transaction's share of an owner's texts; where to go on."""
+        async with self._indexing:
+            if whose in self._given_away:
+                return None
+            work = partial(search.index_some, tenant=whose[0], owner=whose[1], now=now, after=place)
+            return await self._writer.submit(partial(work, spare=frozenset(self._taken_out)))
+
+    async def index_ahead(self, now: float) -> bool:
+        if self._ahead_place is not None:
+            self._ahead_place = await self._index_some(self._ahead_at, now, self._ahead_place)
+            return True
+        found, after = await self._reader.submit(partial(search.find_behind, after=self._ahead_at, now=now))
+        self._ahead_place = None if found is None else search.FIRST
+        self._ahead_at = after or search.NOBODY
+        return after is not None
 
     async def _index(self, work: Callable[[Transaction], T]) -> T:
         """Run what changes the index: one at a time, as all that wait would come into one commit."""

@@ -401,6 +401,7 @@ class Statements:
         seq = messages.c.seq
         indexed = _p(sessions.c.indexed_seq)
         self.unindexed_sessions = make(listing_statements.unindexed())
+        self.owners_behind = make(listing_statements.owners_behind())
         self.unindexed_texts = make(
             select(seq, messages.c.message_id, messages.c.status)
             .where(_key(messages), seq > indexed)

@@ -272,6 +272,9 @@ class PlainStore:
             and session.record.expires_at > now
         ]
 
+    async def index_ahead(self, now: float) -> bool:
+        return False
+
     async def list_sessions(
         self, where: SessionFilter, *, limit: int, offset: int = 0, after: tuple[float, str] | None = None
     ) -> tuple[SessionSummary, ...]:

@@ -304,6 +304,52 @@ def test_after_any_history_a_search_finds_what_is_there(
         connection.execute("ROLLBACK")
 
 
+# --- ahead of a search ---
+
+
+async def test_who_wrote_much_is_indexed_ahead_and_who_wrote_little_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first search of the one writes nothing any more, also when it comes in the middle of a walk; what comes in
+    later is indexed by the next walk."""
+    monkeypatch.setattr(search, "AHEAD_TEXTS", 20)
+    monkeypatch.setattr(search, "_OWNERS_TOGETHER", 2)
+    monkeypatch.setattr(search, "TOGETHER_CHARS", 3 * (search.TEXT_CHARS + 10))
+    store = await open_store(Settings(data_dir=tmp_path))
+
+    async def write(owner: str, sessions: int) -> None:
+        for n in range(sessions):
+            key = SessionKey("t", f"{owner}-{store.counts().commits}-{n}")
+            await store.create_session(record(key, owner=owner, title="some"))
+            for _ in range(3):
+                said = message("words")
+                await store.add_message(key, said, create=None, new_fence=True, expires_at=EXPIRES, now=NOW)
+
+    async def commits_of_search(owner: str, expected: int) -> int:
+        before = store.counts().commits
+        page = await store.list_sessions(SessionFilter("t", owner, NOW, query="words"), limit=100)
+        assert len(page) == expected
+        return store.counts().commits - before
+
+    try:
+        for owner, sessions in (("user:a", 1), ("user:b", 8), ("user:c", 1), ("user:d", 8), ("user:e", 1)):
+            await write(owner, sessions)
+        assert await store.index_ahead(NOW)
+        assert await store.index_ahead(NOW)
+        assert await commits_of_search("user:b", 8) > 0
+        while await store.index_ahead(NOW):
+            pass
+        assert [await commits_of_search(owner, 8) for owner in ("user:b", "user:d")] == [0, 0]
+        assert await commits_of_search("user:a", 1) > 0
+
+        await write("user:d", 7)
+        while await store.index_ahead(NOW):
+            pass
+        assert await commits_of_search("user:d", 15) == 0
+    finally:
+        await store.close()
+
+
 # --- how much at once ---
 
 
