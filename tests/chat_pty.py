@@ -19,7 +19,7 @@ from typing import Self
 
 from tests.server import ServerProcess
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 90.0
 COLUMNS, LINES = 100, 30
 
 # What moves the cursor, colours and erases: CSI sequences, OSC strings, and two-byte escapes.

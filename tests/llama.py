@@ -28,7 +28,7 @@ WORDS = ("alpha", "beta", "gamma", "delta", "omega", "river", "stone", "cloud", 
 CONTEXT_TOKENS = 16_384  # of each slot
 SLOTS = 4
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
 

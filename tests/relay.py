@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 
@@ -17,7 +17,8 @@ class Relay:
     """A listening relay.
 
     `pace_bytes` are passed to the client every `pace_seconds`; `lost_at` are the times (seconds since the epoch) at
-    which a client went away before the upstream had said everything.
+    which a client went away before the upstream had said everything. While it is `away`, new connections are closed at
+    once.
     """
 
     port: int
@@ -25,6 +26,7 @@ class Relay:
     pace_seconds: float
     lost_at: list[float] = field(default_factory=list)
     open: int = 0
+    away: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -36,6 +38,17 @@ class Relay:
         for task in self.tasks:
             task.cancel()
 
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """Break every connection and let none through in the block, so that its state can be seen however short it is
+        otherwise."""
+        self.away = True
+        try:
+            self.cut()
+            yield
+        finally:
+            self.away = False
+
 
 @asynccontextmanager
 async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds: float = 0.0) -> AsyncIterator[Relay]:
@@ -44,6 +57,9 @@ async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if made.away:
+            writer.transport.abort()
+            return
         made.tasks.add(task)
         made.open += 1
         up_reader, up_writer = await asyncio.open_connection(host, port)

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -57,10 +58,17 @@ ROOMY: Mapping[str, Any] = {
 
 
 def free_port() -> int:
-    """A port that nobody listens on now: for a server that is to come back under the same address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now: for a server that is to come back under the same address.
+
+    Not one of those that the system hands out: any outgoing connection could take it while the server is away, and a
+    client that tries to reconnect can even be connected to itself (TCP's simultaneous open).
+    """
+    handed_out = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, max(handed_out, 10_100))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class ServerProcess:

@@ -140,7 +140,7 @@ class Proxy:
 
 async def _until(events: AsyncIterator[Received], found: Callable[[Received], bool]) -> list[Received]:
     received = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for event in events:
             received.append(event)
             if found(event):
@@ -238,7 +238,7 @@ async def piped(address: str, *flags: str) -> AsyncIterator[asyncio.subprocess.P
 
 async def ask(address: str, message: str, *flags: str) -> tuple[int, str, str]:
     """Status, output and errors of `echo message | chatserver chat`."""
-    async with piped(address, *flags) as process, asyncio.timeout(30):
+    async with piped(address, *flags) as process, asyncio.timeout(60):
         output, errors = await process.communicate(message.encode())
         assert process.returncode is not None
         return process.returncode, output.decode(), errors.decode()
@@ -297,7 +297,7 @@ async def test_ctrl_c_in_a_pipe_stops_the_answer_at_the_server(address: str, ses
         process.stdin.close()
         await process.stdout.readuntil(b"t5 ")
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await process.wait() == 130
         state = await checker.state(session_id)
 
@@ -314,7 +314,7 @@ async def test_a_reader_that_leaves_early_is_no_crash(address: str) -> None:
         process.stdin.close()
         await process.stdout.readexactly(5)
         process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # asyncio offers no other way
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             status = await process.wait()
         assert process.stderr is not None
         errors = (await process.stderr.read()).decode()

@@ -253,7 +253,7 @@ async def test_a_tool_call_that_another_tab_decides_is_not_asked_about_any_more(
         await screen.until('"timezone": "UTC"')
         await screen.until("> ")
         screen.type("/say a message\r")
-        async with SessionClient(server.base_url, "s") as watcher, asyncio.timeout(30):
+        async with SessionClient(server.base_url, "s") as watcher, asyncio.timeout(60):
             async for received in watcher.events():
                 messages = received.event.get("state", {}).get("messages", [received.event.get("message", {})])
                 if any(message.get("content") == "/say a message" for message in messages):

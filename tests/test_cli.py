@@ -109,7 +109,7 @@ def test_too_few_file_descriptors_are_told_at_the_start(tmp_path: Path) -> None:
         ready = process.stdout.readline()
     finally:
         process.terminate()
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=120)
     assert ready.startswith("chatserver is ready")
     assert '"few_file_descriptors"' in told
     assert '"limit": 300' in told

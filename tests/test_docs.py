@@ -347,7 +347,7 @@ async def test_stream_examples_carry_events(server: ServerProcess, tmp_path: Pat
             )
             assert process.stdout is not None
             try:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     first, seen = await process.stdout.readline(), b""
                     while not seen.startswith(b"data:"):
                         seen = await process.stdout.readline()

@@ -15,7 +15,7 @@ import pytest
 from tests import leaks
 
 KEPT = []
-leaks.GRACE_SECONDS = 0.3
+leaks.GRACE_SECONDS = 1.0
 
 async def test_leaves_a_task():
     KEPT.append(asyncio.get_running_loop().create_task(asyncio.Event().wait(), name="forgotten"))

@@ -276,7 +276,7 @@ async def test_an_interrupt_stops_between_two_pieces(index: DocsIndex) -> None:
             received.append(piece)
 
     task = asyncio.get_running_loop().create_task(run())
-    await asyncio.wait_for(paused.wait(), 20)
+    await asyncio.wait_for(paused.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -312,11 +312,11 @@ async def test_silence_before_the_first_token_ends_the_turn(upstream: Upstream, 
     for answer in (silent(), endless(b": still thinking\n\n", 0.01)):
         upstream.answers, upstream.requests[:] = [answer], []
         upstream.lost.clear()
-        error, _ = await failure(agent(first_token_timeout_seconds=0.5))
+        error, _ = await failure(agent(first_token_timeout_seconds=1.5))
 
         assert error.narrow_code == "upstream_timeout"
         assert len(upstream.requests) == 1
-        await asyncio.wait_for(upstream.lost.wait(), 20)
+        await asyncio.wait_for(upstream.lost.wait(), 60)
 
 
 async def test_silence_between_two_tokens_ends_the_turn(upstream: Upstream, agent: MakeAgent) -> None:
@@ -325,7 +325,7 @@ async def test_silence_between_two_tokens_ends_the_turn(upstream: Upstream, agen
     error, got = await failure(agent(token_timeout_seconds=0.15))
 
     assert (error.narrow_code, joined(got)) == ("upstream_timeout", "Hel")
-    await asyncio.wait_for(upstream.lost.wait(), 20)
+    await asyncio.wait_for(upstream.lost.wait(), 60)
 
 
 async def test_a_slow_reader_is_not_mistaken_for_a_silent_endpoint(upstream: Upstream, agent: MakeAgent) -> None:
@@ -346,7 +346,7 @@ async def test_a_connection_held_open_after_the_answer_does_not_hold_the_turn(
     upstream.answers = [stream(text("Hello"), finish(), hold=True)]
     made = agent(token_timeout_seconds=60, first_token_timeout_seconds=60)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert joined(await events(made)) == "Hello"
         await upstream.lost.wait()
 
@@ -358,7 +358,7 @@ async def test_a_held_connection_is_let_go_after_an_answer_without_words(
     monkeypatch.setattr(exchange, "AFTER_FINISH_SECONDS", 0.1)
     upstream.answers = [stream(finish(), hold=True)]
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert joined(await events(agent(first_token_timeout_seconds=60))) == ""
 
 
@@ -472,7 +472,7 @@ async def test_an_interrupt_in_the_middle_is_seen_by_the_endpoint_at_once(upstre
                 begun.set()
 
         task = asyncio.create_task(read())
-        await asyncio.wait_for(begun.wait(), 20)
+        await asyncio.wait_for(begun.wait(), 60)
         return await _lost_after_a_cancel(task, upstream)
 
     assert await least(stop, 0.1) < 0.1
@@ -491,7 +491,7 @@ async def test_an_interrupt_before_the_first_token_is_seen_too(upstream: Upstrea
                 raise AssertionError("nothing was said")
 
         task = asyncio.create_task(read())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not upstream.requests:
                 await asyncio.sleep(0.005)
         return await _lost_after_a_cancel(task, upstream)
@@ -507,7 +507,7 @@ async def _lost_after_a_cancel(task: asyncio.Task[None], upstream: Upstream) -> 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(upstream.lost.wait(), 20)
+    await asyncio.wait_for(upstream.lost.wait(), 60)
     return upstream.lost_at - stopped_at
 
 
@@ -528,7 +528,7 @@ async def test_leaving_the_iteration_closes_the_connection_too(upstream: Upstrea
     assert await anext(running) == "Hel"
     await running.aclose()
 
-    await asyncio.wait_for(upstream.lost.wait(), 20)
+    await asyncio.wait_for(upstream.lost.wait(), 60)
 
 
 async def test_an_interrupt_while_it_waits_for_another_try_ends_the_waiting(
@@ -544,7 +544,7 @@ async def test_an_interrupt_while_it_waits_for_another_try_ends_the_waiting(
     monkeypatch.setattr(NotedSleeps, "sleep", lambda self, seconds: hang(seconds))
     upstream.answers = [refuse(503)]
     task = asyncio.create_task(events(agent()))
-    await asyncio.wait_for(waiting.wait(), 20)
+    await asyncio.wait_for(waiting.wait(), 60)
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):

@@ -70,7 +70,7 @@ async def test_an_interrupt_frees_the_servers_slot_at_once(llama: LlamaServer, a
                 begun.set()
 
         task = asyncio.create_task(read())
-        await asyncio.wait_for(begun.wait(), 20)
+        await asyncio.wait_for(begun.wait(), 60)
         assert await asyncio.to_thread(llama.busy_slots) == 1
         stopped_at = time.monotonic()
         task.cancel()

@@ -279,7 +279,7 @@ async def test_cancelling_reaches_the_agent_where_it_waits(load: Load) -> None:
     agent = load(WAITS, "waits")
     module = sys.modules[next(name for name in sys.modules if name.startswith("agent_under_test"))]
     task = asyncio.get_running_loop().create_task(events(agent))
-    await asyncio.wait_for(module.started.wait(), 20)
+    await asyncio.wait_for(module.started.wait(), 60)
 
     task.cancel()
 

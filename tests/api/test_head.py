@@ -29,7 +29,7 @@ async def test_what_follows_a_head_is_the_next_answer(api: Api, path: str) -> No
     try:
         for method, target in (("HEAD", _target(path)), ("GET", "/health")):
             writer.write(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             first, second = [(await reader.readuntil(b"\r\n\r\n")).decode() for _ in range(2)]
             length = re.search(r"\r\nContent-Length: (\d+)", second)
             assert length is not None, second

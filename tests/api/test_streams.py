@@ -66,7 +66,7 @@ async def test_state_format_gives_whole_states(api: Api) -> None:
     async with api.http.get(api.url("/api/chat/stream?session_id=s&format=state")) as response:
         await response.content.readuntil(b"\n\n")
         await api.post("/api/chat", session_id="s", message="/say hello")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 data = await response.content.readuntil(b"\n\n")
                 state = json.loads(data.removeprefix(b"data: "))
@@ -94,7 +94,7 @@ async def test_several_sessions_share_one_connection(api: Api) -> None:
 async def test_a_stream_of_a_caller_without_identity_has_no_name_that_others_guess(api: Api) -> None:
     """They count by address: a second one there would be told the ids of the first one's sessions. Users and visitors
     name theirs as they like, since nobody else's names are theirs."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         status, problem, _ = await api.get("/api/stream?sessions=a&stream=main")
     assert (status, problem["code"]) == (422, "invalid_fields")
     assert problem["errors"][0]["loc"] == ["stream"]
@@ -136,7 +136,7 @@ async def test_a_change_of_a_stream_is_made_whole_or_not_at_all(serve: Serve) ->
         assert (status, changed["sessions"]) == (200, ["b", "d"])
         await ann.post("/api/system", session_id="d", message="the end")
         got = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while b"the end" not in got:
                 got += await response.content.readany()
         assert b"canary-of-bob" not in got
@@ -160,7 +160,7 @@ async def test_an_event_id_of_another_session_gives_nothing_of_that_session(api:
                 assert response.status == 200
                 await api.post("/api/system", session_id="b", message=f"after {position}")
                 got = b""
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while f"after {position}".encode() not in got:
                         got += await response.content.readany()
             assert b"canary-of-a" not in got
@@ -183,7 +183,7 @@ async def test_streams_are_capped_and_the_place_comes_back(serve: Serve) -> None
     assert (status, problem["code"]) == (503, "too_many_streams")
     for response in (first, second, third):
         response.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (again := await api.http.get(path)).status != 200:
             again.close()
     again.close()
@@ -194,7 +194,7 @@ async def test_a_multiplexed_stream_is_refused_before_it_begins(serve: Serve) ->
     api = await serve(max_streams_per_session=1)
     async with api.http.get(api.url("/api/chat/stream?session_id=full")) as response:
         await response.content.readuntil(b"\n\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             status, problem, _ = await api.get("/api/stream?sessions=free,full")
     assert (status, problem["code"]) == (429, "too_many_streams")
 
@@ -210,7 +210,7 @@ async def test_an_error_inside_a_stream_ends_it_without_a_second_head(
     monkeypatch.setattr(stream.Multiplex, "add", fail)
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
     writer.write(b"GET /api/stream?sessions=a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -222,7 +222,7 @@ async def test_pings_come_as_data(serve: Serve) -> None:
     """T6."""
     api = await serve(ping_interval_seconds=0.05)
     async with api.http.get(api.url("/api/chat/stream?session_id=s")) as response:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while b'"ping"' not in (block := await response.content.readuntil(b"\n\n")):
                 pass
     assert block == b'data: {"type":"ping"}\n\n'
@@ -256,7 +256,7 @@ async def test_a_client_that_leaves_cancels_nothing(api: Api) -> None:
         assert ended is not None
         assert stream.state is not None
         assert stream.state["messages"][-1]["status"] == "completed"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(api.server.services.hub):
             await asyncio.sleep(0)
 
@@ -265,7 +265,7 @@ async def test_http_1_0_gets_a_plain_stream(api: Api) -> None:
     """A client of HTTP/1.0 knows no chunks: the frames come bare."""
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
     writer.write(b"GET /api/chat/stream?session_id=s HTTP/1.0\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         head = await reader.readuntil(b"\r\n\r\n")
         assert b"chunked" not in head
         await reader.readuntil(b"\n\n")
@@ -282,7 +282,7 @@ async def test_readers_that_take_nothing_hold_a_bounded_amount_together(serve: S
     async with AsyncExitStack() as stack, Checker(api.server.url) as checker:
         for _ in range(4):
             await stack.enter_async_context(checker.follow("big", receive_buffer_bytes=4096))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (cut := hub.relieve()):
                 await asyncio.sleep(0.01)
             while len(hub) > 4 - cut:

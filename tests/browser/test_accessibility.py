@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
+from tests.browser import talker
 from tests.browser.page import answers, connected, open_session, say
+from tests.browser.talker import script
 from tests.server import ROOT, ServerProcess
 
 pytestmark = pytest.mark.browser
@@ -107,7 +109,7 @@ async def test_no_state_of_the_page_shuts_anybody_out(
     await expect(answers(page, "completed")).to_have_count(1)
     await expect(page.locator("figure code span").first).to_be_visible()
     await look("answer")
-    await say(page, "/tokens 300 every 50")
+    await say(page, "/tokens 5000 every 50")
     await expect(answers(page, "streaming")).to_have_count(1)
     await say(page, "waits in the queue")
     await look("streaming")
@@ -155,6 +157,7 @@ async def test_no_state_of_the_page_shuts_anybody_out(
     await expect(page.get_by_test_id("login")).to_have_count(0)
     await page.get_by_test_id("session-row").get_by_test_id("session-menu").click()
     await page.get_by_test_id("menu-delete").click()
+    await page.get_by_test_id("undo").focus()  # the time to undo waits for whoever is at it
     await look("deleted")
     await page.get_by_test_id("undo").click()
     if narrow:
@@ -257,14 +260,19 @@ async def test_the_keyboard_is_never_lost(chromium: Browser, server: ServerProce
     await expect(page.get_by_test_id("composer")).to_be_focused()
 
 
-async def test_one_status_line_says_what_goes_on(chromium: Browser, server: ServerProcess) -> None:
+async def test_one_status_line_says_what_goes_on(chromium: Browser, tmp_path: Path) -> None:
     """The log is silent, so that a growing answer is not read out word by word."""
-    page = await open_session(await calm(chromium), server, "status")
-    await expect(page.locator("[role=log]")).to_have_attribute("aria-live", "off")
-    await say(page, "/tokens 20 every 50")
-    status = page.get_by_test_id("status")
-    await expect(status).to_have_text("Generating…")
-    await expect(status).to_have_text("Response complete", timeout=15_000)
+    over = tmp_path / "over"
+    async with ServerProcess(tmp_path / "data", settings=talker.SETTINGS, flags=talker.FLAGS) as server:
+        context = await calm(chromium)
+        page = await open_session(context, server, "status")
+        await expect(page.locator("[role=log]")).to_have_attribute("aria-live", "off")
+        await say(page, script("word ", every_ms=50, until=str(over)))
+        status = page.get_by_test_id("status")
+        await expect(status).to_have_text("Generating…")
+        over.touch()
+        await expect(status).to_have_text("Response complete")
+        await context.close()
 
 
 async def test_fingers_find_their_targets(chromium: Browser, server: ServerProcess) -> None:

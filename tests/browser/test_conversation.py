@@ -393,7 +393,7 @@ async def test_two_thousand_messages_are_read_upwards_without_a_jump(
                 const [first] = items();
                 log.scrollTop = 0;
                 const before = first.getBoundingClientRect().top;
-                const end = performance.now() + 10_000;
+                const end = performance.now() + 60_000;
                 while (items().length === count && performance.now() < end) await new Promise(requestAnimationFrame);
                 // What comes into sight takes its true height in the frames after.
                 for (let frame = 0; frame < 6; frame++) await new Promise(requestAnimationFrame);
@@ -465,6 +465,7 @@ async def test_the_conversation_is_clean_for_axe_in_every_state(
         await expect(page.get_by_test_id("palette").get_by_role("option")).to_have_count(1, timeout=20_000)
         assert await axe(page) == []
         await composer.press("Enter")
+        await expect(page.get_by_test_id("palette").locator("input, textarea, select").first).to_be_focused()
         await page.keyboard.type("Europe/Berlin")
         await page.keyboard.press("Enter")
         await expect(page.get_by_test_id("palette-result")).to_be_visible(timeout=20_000)

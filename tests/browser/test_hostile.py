@@ -141,6 +141,7 @@ async def test_nothing_hostile_runs_or_leaves(chromium: Browser, tmp_path: Path,
         await page.get_by_test_id("tool").locator("summary").click()
         composer = page.get_by_test_id("composer")
         await composer.press_sequentially("/evil")
+        await expect(page.get_by_test_id("palette").get_by_role("option").first).to_be_visible()
         await composer.press("Enter")
         await page.get_by_test_id("palette-run").click(timeout=20_000)
         await expect(page.get_by_test_id("palette-result")).to_contain_text("pwned", timeout=20_000)

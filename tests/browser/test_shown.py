@@ -100,7 +100,10 @@ async def test_code_is_copied_as_it_was_written(chromium: Browser, server: Serve
     context = await chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = await open_session(context, server, "code")
     await say(page, "```python\nif a < b:\n    print('&amp;')\n```")
-    await page.locator("figure").get_by_test_id("copy").click()
+    await expect(answers(page, "completed")).to_have_count(1)
+    copy = page.locator("figure").get_by_test_id("copy")
+    await copy.click()
+    await page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
     assert await page.evaluate("() => navigator.clipboard.readText()") == "if a < b:\n    print('&amp;')"
     await context.close()
 
@@ -202,7 +205,7 @@ async def test_nothing_moves_where_motion_is_not_wanted(chromium: Browser, serve
     """Neither while an answer is written, nor where the list slides in."""
     context = await chromium.new_context(reduced_motion="reduce", viewport={"width": 600, "height": 800})
     page = await open_session(context, server, "still")
-    await say(page, "/tokens 300 every 50")
+    await say(page, "/tokens 5000 every 50")
     await expect(answers(page, "streaming")).to_have_count(1)
     await page.get_by_test_id("sidebar-show").click()
     await expect(page.get_by_test_id("running")).to_be_visible()

@@ -11,7 +11,9 @@ from aiohttp import web
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.agents.upstream import DONE, finish, running_upstream, stream, text
+from tests.browser import talker
 from tests.browser.page import answers, connected, open_session, say
+from tests.browser.talker import script
 from tests.server import ServerProcess, free_port
 
 pytestmark = pytest.mark.browser
@@ -91,21 +93,25 @@ async def test_a_session_appears_when_something_is_said_in_it(chromium: Browser,
     await context.close()
 
 
-async def test_a_running_answer_and_one_that_nobody_has_seen_are_marked(
-    chromium: Browser, server: ServerProcess
-) -> None:
+async def test_a_running_answer_and_one_that_nobody_has_seen_are_marked(chromium: Browser, tmp_path: Path) -> None:
     """The session is left while it answers, and the mark goes when it is looked at."""
-    page = await open_session(await chromium.new_context(), server, "long")
-    await say(page, "/tokens 60 every 50\nthe end")
-    await expect(answers(page, "streaming")).to_have_count(1)
-    await expect(rows(page).get_by_test_id("running")).to_have_count(1)
-    await page.get_by_test_id("new-chat").first.click()
-    await expect(rows(page).get_by_test_id("running")).to_have_count(1)
-    await expect(rows(page).get_by_test_id("unread")).to_have_count(1, timeout=20_000)
-    await rows(page).get_by_role("link").click()
-    await expect(answers(page, "completed")).to_have_count(1)
-    await expect(rows(page).get_by_test_id("unread")).to_have_count(0)
-    assert "session=long" in page.url
+    over = tmp_path / "over"
+    async with ServerProcess(tmp_path / "data", settings=talker.SETTINGS, flags=talker.FLAGS) as server:
+        context = await chromium.new_context()
+        page = await open_session(context, server, "long")
+        await say(page, script("word ", every_ms=50, until=str(over)))
+        await expect(answers(page, "streaming")).to_have_count(1)
+        await expect(rows(page).get_by_test_id("running")).to_have_count(1)
+        await page.get_by_test_id("new-chat").first.click()
+        await expect(page.get_by_test_id("session-id")).not_to_have_text("long")
+        await expect(rows(page).get_by_test_id("running")).to_have_count(1)
+        over.touch()
+        await expect(rows(page).get_by_test_id("unread")).to_have_count(1)
+        await rows(page).get_by_role("link").click()
+        await expect(answers(page, "completed")).to_have_count(1)
+        await expect(rows(page).get_by_test_id("unread")).to_have_count(0)
+        assert "session=long" in page.url
+        await context.close()
 
 
 async def test_a_session_is_renamed_in_its_line_and_other_tabs_see_it(chromium: Browser, server: ServerProcess) -> None:
@@ -170,7 +176,7 @@ async def test_a_deletion_is_carried_out_by_a_tab_that_is_closed(chromium: Brows
     await expect(rows(page)).to_have_count(0)
     await page.close(run_before_unload=True)
     await other.wait_for_function(
-        "async () => (await (await fetch('/api/llm/sessions')).json()).count === 0", timeout=10_000
+        "async () => (await (await fetch('/api/llm/sessions')).json()).count === 0", timeout=60_000
     )
     await context.close()
 
@@ -427,13 +433,17 @@ async def test_a_tool_call_that_waits_is_marked_and_said_wherever_one_is(chromiu
     """In the list, in the tab's title and in the status line; what the tab may approve, it approves from elsewhere."""
     config = tmp_path / "chatserver.toml"
     config.write_text(ASKING)
-    async with ServerProcess(tmp_path / "data", flags=("--config", str(config))) as server:
+    flags = ("--config", str(config), *talker.FLAGS)
+    async with ServerProcess(tmp_path / "data", settings=talker.SETTINGS, flags=flags) as server:
         context = await chromium.new_context()
         page = await open_session(context, server, "asks")
-        call_tool = '/sleep 1500\n/tool time.get_current_time {"timezone": "Asia/Tokyo"}'
-        await say(page, call_tool)
+        left, left_again = tmp_path / "left", tmp_path / "left-again"
+        call_tool = ["time", "get_current_time", {"timezone": "Asia/Tokyo"}]
+        await say(page, script("", after=str(left), tool=call_tool))
         await expect(answers(page, "streaming")).to_have_count(1)
         await page.get_by_test_id("new-chat").first.click()
+        await expect(page.get_by_test_id("session-id")).not_to_have_text("asks")
+        left.touch()
         await expect(rows(page).get_by_test_id("waiting")).to_have_count(1, timeout=30_000)
         await expect(page.get_by_test_id("status")).to_contain_text("needs your approval")
         await rows(page).get_by_role("link").click()
@@ -443,9 +453,11 @@ async def test_a_tool_call_that_waits_is_marked_and_said_wherever_one_is(chromiu
         await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
         await expect(rows(page).get_by_test_id("waiting")).to_have_count(0)
         assert not (await page.title()).startswith("! ")
-        await say(page, call_tool)
+        await say(page, script("", after=str(left_again), tool=call_tool))
         await expect(answers(page, "streaming")).to_have_count(1)
         await page.get_by_test_id("new-chat").first.click()
+        await expect(page.get_by_test_id("session-id")).not_to_have_text("asks")
+        left_again.touch()
         await expect(rows(page).get_by_test_id("unread")).to_have_count(1, timeout=30_000)
         await rows(page).get_by_role("link").click()
         await expect(answers(page, "completed")).to_have_count(2)

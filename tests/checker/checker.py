@@ -35,7 +35,7 @@ from tests.checker.reducer import Json
 from tests.checker.wire import Block, BlockParser, Connection, ProtocolViolation, Response
 
 # Far beyond anything a healthy server takes, also on a machine that runs several test suites.
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 
 # Shape of an event beyond `type` and `session_id`: what must be there.
 _REQUIRED: Mapping[str, frozenset[str]] = {

@@ -115,7 +115,7 @@ async def open_hub() -> AsyncIterator[OpenHub]:
         assert not hub.crashes
 
 
-async def gone(pid: int, seconds: float = 20.0) -> bool:
+async def gone(pid: int, seconds: float = 60.0) -> bool:
     """Whether process `pid` ends within `seconds`; one that nobody waited for counts as ended."""
     async with asyncio.timeout(seconds):
         while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -123,7 +123,7 @@ async def gone(pid: int, seconds: float = 20.0) -> bool:
     return True
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for what another process does, which no event of ours tells."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -44,7 +44,7 @@ async def test_exit_is_seen_although_a_grandchild_holds_the_pipes() -> None:
     """The pipes' end would come with the grandchild's; and that one is killed with the rest of the group."""
     async with running_child(("sh", "-c", "sleep 1000 & echo $!; exit 7"), ENVIRONMENT, 100) as child:
         grandchild = int(await child.stdout.readuntil(b"\n"))
-        assert await child.exits(5)
+        assert await child.exits(60)
         assert child.returncode == 7
         assert not await gone_within(child)
 

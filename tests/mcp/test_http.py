@@ -90,7 +90,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture
 def hub(server: Server, open_hub: OpenHub) -> Hub:
     """A hub that knows the server alone, for all sessions."""
-    config = McpServerConfig(name="plain", url=server.url, scope="shared", call_timeout_seconds=2)
+    config = McpServerConfig(name="plain", url=server.url, scope="shared", call_timeout_seconds=4)
     return open_hub(config, tool_message_bytes=1 << 20)
 
 

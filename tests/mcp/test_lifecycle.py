@@ -118,7 +118,7 @@ async def test_a_server_that_ignores_its_end_is_killed(open_hub: OpenHub) -> Non
     hub = open_hub(plain(mode="stubborn"))
     process = await hub.pid()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await hub.servers.close_session(ANNA)
 
     assert not psutil.pid_exists(process)
@@ -236,7 +236,7 @@ async def test_cancelling_a_call_is_instant_and_cancels_it_at_the_server(open_hu
     with pytest.raises(asyncio.CancelledError):
         await call
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while json.loads(await hub.text("cancelled")) == []:
             pass
     assert await hub.pid() == process
@@ -244,10 +244,10 @@ async def test_cancelling_a_call_is_instant_and_cancels_it_at_the_server(open_hu
 
 async def test_a_call_takes_no_longer_than_configured(open_hub: OpenHub) -> None:
     """A tool that never answers is a clear error, is cancelled at the server, and hurts nobody else."""
-    hub = open_hub(plain(call_timeout_seconds=1.5))
+    hub = open_hub(plain(call_timeout_seconds=4))
     process = await hub.pid()
 
-    with pytest.raises(ToolError, match=r"within 1\.5 s") as late:
+    with pytest.raises(ToolError, match=r"within 4 s") as late:
         await hub.text("hang")
 
     assert late.value.narrow_code == "tool_timeout"

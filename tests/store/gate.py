@@ -7,7 +7,7 @@ import threading
 
 from chatserver.store.transaction import Transaction
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Gate:

@@ -189,7 +189,7 @@ async def test_a_database_locked_by_another_program_is_refused_after_the_busy_ti
     with closing(sqlite3.connect(made, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             refused = await refusal(made.parent)
 
     assert str(made) in refused.detail
