@@ -25,13 +25,12 @@ from chatserver.errors import AgentError, ChatServerError
 from chatserver.flush_pace import FlushPace
 from chatserver.message import Message, TurnError, Usage
 from chatserver.run import Run
+from chatserver.usage import MAX_TOKENS
 
 # An agent that never waits would hold the loop for ever; it is made to wait this often. A tenth of a person's blink.
 SLICE_SECONDS = 0.01
 # An agent's own words about its failure go into an event and a message; they are a sentence, not a page.
 ERROR_TITLE_CHARS = 1000
-# JSON numbers that every reader has exactly (RFC 8259 §6).
-MAX_TOKENS = 2**53 - 1
 
 TextKind = type[ev.TextDelta] | type[ev.ReasoningDelta]
 

@@ -25,6 +25,7 @@ from chatserver.clock import rfc3339
 from chatserver.message import Message
 from chatserver.principal import PUBLIC_TENANT
 from chatserver.store.base import SessionKey, SessionRecord, StoredTurn, WholeSession
+from chatserver.usage import MAX_TOKENS
 
 FORMAT = "chatserver-session/1"
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -34,8 +35,6 @@ _DESCRIPTION_CHARS = 1000
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,30}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 # The year 9999 is the last that RFC 3339 can write.
 _LAST_SECOND = 253_402_300_799
-# Of one message: what every reader of JSON has exactly (RFC 8259 section 6), and a thousand of them fit into 64 bits.
-_MOST_TOKENS = 2**53 - 1
 # Names messages that came without an id, so that importing them again finds the same ones.
 _NAMESPACE = uuid.UUID("6f1d1f3e-3a0c-4a53-9a3b-0a9c1c6d6e5b")
 
@@ -242,8 +241,8 @@ def _check_tokens(message: Message) -> None:
     """What the sums of a session can hold, and JSON show. Raises: Unreadable."""
     used = message.usage
     numbers = () if used is None else (used.prompt_tokens, used.completion_tokens, used.reasoning_tokens)
-    if used is not None and not all(0 <= n <= _MOST_TOKENS for n in (*numbers, used.cached_tokens)):
-        raise Unreadable(f"messages.json: the usage of {message.id[:40]!a} is not from 0 to {_MOST_TOKENS}")
+    if used is not None and not all(0 <= n <= MAX_TOKENS for n in (*numbers, used.cached_tokens)):
+        raise Unreadable(f"messages.json: the usage of {message.id[:40]!a} is not from 0 to {MAX_TOKENS}")
 
 
 def _foreign(

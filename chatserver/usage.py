@@ -14,6 +14,9 @@ from chatserver.message import Message, Outcome, Usage
 
 BYTES_PER_TOKEN = 3
 DAY_SECONDS = 86400
+# Of a turn, whatever its agent tells: far more than any has used, and so little that a day's sums stay whole numbers
+# that JSON's readers and SQLite can hold (2**53, 2**63).
+MAX_TOKENS = 10**12
 
 
 def estimate_tokens(text: str) -> int:

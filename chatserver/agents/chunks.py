@@ -18,6 +18,8 @@ from chatserver.message import Usage
 
 # Far above what a model asks for in one step; a turn's own limits (tool_calls_per_turn) come after it.
 MAX_CALLS = 128
+# That an endpoint may tell of one completion: ten times the widest window there is.
+MAX_TOLD_TOKENS = 100_000_000
 # All arguments of one completion together, in characters: several times the size of any tool's input.
 MAX_ARGUMENT_CHARS = 1 << 20
 
@@ -186,14 +188,8 @@ class Completion:
         """What a chunk may carry beside its choices."""
         if error := chunk.get("error"):
             raise upstream_errors.from_error_object(error)
-        usage = chunk.get("usage")
-        if type(usage) is dict:
-            self.usage = Usage(
-                prompt_tokens=_count(usage, "prompt_tokens"),
-                completion_tokens=_count(usage, "completion_tokens"),
-                reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
-                cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
-            )
+        if (usage := _usage(chunk.get("usage"))) is not None:
+            self.usage = usage
 
 
 def _mended(payload: bytes) -> Any:
@@ -216,6 +212,30 @@ def _string(value: Any) -> str:
     return value if type(value) is str else ""
 
 
-def _count(fields: Any, name: str) -> int:
-    value = fields.get(name) if type(fields) is dict else None
-    return value if type(value) is int and 0 <= value < 2**53 else 0
+def _usage(fields: Any) -> Usage | None:
+    """What an endpoint says that it has used; None where that cannot be true, and an estimate is nearer.
+
+    A number that nobody checks would end people's quotas, or never let one end.
+    """
+    if type(fields) is not dict:
+        return None
+    prompt, completion = _tokens(fields.get("prompt_tokens")), _tokens(fields.get("completion_tokens"))
+    if prompt is None or completion is None or not prompt + completion:
+        return None
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        reasoning_tokens=min(_part(fields.get("completion_tokens_details"), "reasoning_tokens"), completion),
+        cached_tokens=min(_part(fields.get("prompt_tokens_details"), "cached_tokens"), prompt),
+    )
+
+
+def _part(fields: Any, name: str) -> int:
+    return (_tokens(fields.get(name)) if type(fields) is dict else None) or 0
+
+
+def _tokens(value: Any) -> int | None:
+    """A number of tokens, 0 where none is told; None where it is no such number."""
+    if value is None:
+        return 0
+    return int(value) if type(value) in (int, float) and 0 <= value <= MAX_TOLD_TOKENS else None

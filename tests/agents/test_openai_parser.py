@@ -15,8 +15,9 @@ from openai._streaming import SSEDecoder
 
 from chatserver.agents import chunks, sse_parser
 from chatserver.agents.base import Reasoning
-from chatserver.agents.chunks import Completion
+from chatserver.agents.chunks import MAX_TOLD_TOKENS, Completion
 from chatserver.agents.sse_parser import SSEParser
+from chatserver.message import Usage
 from tests.agents.upstream import DONE, call, chunk, delta, finish, text, usage
 
 
@@ -290,3 +291,50 @@ def test_whatever_json_comes_it_is_text_or_a_failure(value: Any, place: Callable
 def test_whatever_bytes_come_it_is_text_or_a_failure(parts: list[bytes]) -> None:
     """The same below the JSON."""
     completed(*(b"data: " + part + b"\n\n" for part in parts))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"prompt_tokens": bad, "completion_tokens": 3} | ({"total_tokens": bad} if bad else {})
+        for bad in (1e308, -1, -(2**63), 2**53, 2**63, 2**64, 10**30, "12", [1], {"a": 1}, True, MAX_TOLD_TOKENS + 1)
+    ]
+    + [{}, [], "none", 7, None, {"prompt_tokens": None, "completion_tokens": None}, {"usage": {"prompt_tokens": 1}}],
+)
+def test_a_usage_that_cannot_be_true_is_none(told: Any) -> None:
+    """It is estimated then, like one that nobody tells; a turn neither fails nor is free for it."""
+    _, _, completion = completed(text("hello"), finish(), chunk(choices=[], usage=told), DONE)
+    assert (completion.usage, completion.failure, completion.done) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 7}, Usage(5, 7)),
+        ({"prompt_tokens": 5.0, "completion_tokens": 7}, Usage(5, 7)),
+        ({"prompt_tokens": 5, "completion_tokens": None}, Usage(5, 0)),
+        ({"completion_tokens": MAX_TOLD_TOKENS}, Usage(0, MAX_TOLD_TOKENS)),
+        (
+            {
+                "prompt_tokens": 5,
+                "completion_tokens": 7,
+                "completion_tokens_details": {"reasoning_tokens": 2**60},
+                "prompt_tokens_details": {"cached_tokens": 6},
+            },
+            Usage(5, 7, 0, 5),
+        ),
+        (
+            {
+                "prompt_tokens": 5,
+                "completion_tokens": 7,
+                "completion_tokens_details": "x",
+                "prompt_tokens_details": {"cached_tokens": -1},
+            },
+            Usage(5, 7),
+        ),
+    ],
+)
+def test_what_can_be_believed_of_a_usage_is_taken(told: Any, expected: Usage) -> None:
+    """Parts are never more than the whole."""
+    _, _, completion = completed(text("hello"), finish(), chunk(choices=[], usage=told), DONE)
+    assert completion.usage == expected

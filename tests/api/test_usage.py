@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from chatserver.config import ModelConfig
+from tests.agents.upstream import DONE, chunk, finish, running_upstream, stream, text
 from tests.api.conftest import Api, Serve
 from tests.api.people import add_user, bearer
 from tests.api.test_access_log import ended_as
@@ -118,3 +120,34 @@ async def test_a_period_that_is_none_is_refused(api: Api) -> None:
     status, body, _ = await api.get("/api/usage?period=year")
 
     assert (status, body["errors"][0]["loc"]) == (422, ["period"])
+
+
+async def test_a_hostile_endpoints_numbers_poison_no_sum_and_no_quota(serve: Serve) -> None:
+    """What cannot be true is estimated: nobody's quota is used up by it, nor left untouched."""
+    numbers = (1e308, -5, 2**53, 2**63 - 1, 2**63, 10**30, "12", None, {"a": 1}, [2**63], True)
+    hostile = [{"prompt_tokens": n, "completion_tokens": n, "total_tokens": n} for n in numbers]
+    hostile += [
+        {"prompt_tokens": 1, "completion_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 2**63 - 1}},
+        {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1e308}},
+    ]
+    async with running_upstream() as upstream:
+        bad = ModelConfig(id="bad", base_url=upstream.base_url, model="bad", retries=0)
+        api = await serve(models=(bad,), default_model="bad", quota_visitor_day_tokens=10_000_000)
+        mine = await visitor(api)
+        for usage in hostile:
+            upstream.answers = [stream(text("some words"), finish(), chunk(choices=[], usage=usage), DONE)]
+            said = {"session_id": "s", "message": "hello"}
+            status, answer, _ = await api.call("POST", "/api/chat", json=said, headers=mine)
+            assert status == 200, answer
+            await ended_as(api, "s", mine)
+        _, state, _ = await api.get("/api/state?session_id=s", headers=mine)
+        assert {m["status"] for m in state["messages"]} == {"completed"}
+        for path in ("/api/usage", "/api/usage?session_id=s"):
+            status, body, _ = await api.get(path, headers=mine)
+            assert status == 200
+            total = body["total"]
+            assert (total["turns"], total["estimated"]) == (len(hostile), True)
+            assert all(type(n) is int for name, n in total.items() if name != "estimated")
+            assert len(hostile) < total["total_tokens"] < 1000 * len(hostile)
+            assert total["reasoning_tokens"] <= total["completion_tokens"]
+            assert total["cached_tokens"] <= total["prompt_tokens"]
