@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.browser.page import answers, connected, open_session, say, words
 from tests.server import ServerProcess
@@ -86,6 +86,37 @@ async def test_a_logout_takes_the_words_from_every_tab(chromium: Browser, tmp_pa
         await page.get_by_test_id("logout").click()
         await expect(other.get_by_test_id("login-open")).to_be_visible()
         assert "canary" not in await other.content()
+        await context.close()
+
+
+async def test_a_logout_takes_the_words_from_a_tab_that_cannot_ask_at_once(chromium: Browser, tmp_path: Path) -> None:
+    """It learns that somebody has logged out, and asks until it is told who sits there now."""
+    async with ServerProcess(tmp_path / "data") as server:
+        context = await chromium.new_context()
+        page, other = [await open_session(context, server, name) for name in ("one", "two")]
+        await page.get_by_test_id("login-open").click()
+        await page.get_by_test_id("login-other").click()
+        await fill(page, "grace")
+        await expect(other.get_by_test_id("account")).to_contain_text("grace")
+        await connected(other)
+        await say(other, "canary in the other tab")
+        await expect(answers(other, "completed")).to_have_count(1)
+        await expect(other.get_by_test_id("session-row")).to_have_count(1)
+        failed: list[str] = []
+
+        async def once(route: Route) -> None:
+            if failed:
+                return await route.continue_()
+            failed.append(route.request.url)
+            await route.abort()
+
+        await other.route("**/api/auth/me", once)
+        await page.get_by_test_id("account").click()
+        await page.get_by_test_id("logout").click()
+        await expect(other.get_by_test_id("login-open")).to_be_visible()
+        await expect(other.locator("[role=log]")).not_to_contain_text("canary")
+        assert "canary" not in await other.content()
+        assert failed
         await context.close()
 
 
