@@ -27,9 +27,40 @@ _LABEL = re.compile(r"(?:chat |conversation )?(?:title|titel|titre|título)\s*[:
 _AROUND = " \t\"'“”„‘’«»*_`#>~.,;:!?…-–—()[]{}"
 # Words that say nothing of what a message is about, at its beginning or at a title's end.
 _FILLER = re.compile(
-    "a|an|and|are|can|could|do|does|explain|for|from|give|hello|help|hey|hi|how|i|in|is|it|me|my|of|on|or|please|show|so"
-    "|tell|that|the|to|us|want|we|what|what's|whats|with|would|you|your",
+    # Of English …
+    "a|about|an|and|any|are|at|be|can|could|did|do|does|explain|for|from|give|hello|help|hey|hi|how|i|i'd|i'm|in|is|it"
+    "|just|know|let|let's|like|look|me|my|need|of|on|or|please|recommend|right|should|show|so|some|suggest|tell|thanks|that"
+    "|the|there|this|to|us|want|we|were|what|what's|whats|will|with|would|you|your"
+    # … and of German, without verbs that are commands: "Fasse" and "Übersetze" say what is wanted.
+    "|als|am|an|auf|aus|bei|bitte|bräuchte|brauche|das|dem|den|der|des|die|du|ein|eine|einem|einen|einer|erkläre?|erklären"
+    "|dir|es|für|geben|geht|gib|gibt|habe|hallo|helfen|hilf|ich|im|ist|kann|kannst|können|könntest|mein|meine|meinem|meinen|meiner"
+    "|mich|mir|mit|möchte|nach|oder|schreib|schreibe|schreiben|sie|sind|über|um|und|uns|von|vom|was|welche|welcher|welches"
+    "|wie|will|wir|wo|zeig|zeige|zu|zum|zur",
     re.IGNORECASE,
+)
+# Those that a title cannot begin with, where the word before them can: "Help with my CV".
+_JOINING = re.compile(
+    "about|at|for|from|in|of|on|to|with|an|auf|aus|bei|für|im|mit|nach|über|um|von|vom|zu|zum|zur", re.I
+)
+# They are left out where a pair would be cut in two: "Difference between list and tuple".
+_PAIRING = re.compile("and|or|und|oder", re.I)
+_ARTICLE = re.compile("a|an|the|das|dem|den|der|des|die|ein|eine|einem|einen|einer", re.I)
+# Words between a request and what it is for.
+_WHOM = re.compile("me|us|mir|mich|uns", re.I)
+_ASKING = re.compile("wie|was|welche|welcher|welches|wo", re.I)
+# Questions that a person would note down in other words.
+_ASKED: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(rf"^{asked}", re.I), title)
+    for asked, title in (
+        (r"(?:what time is it|what(?:['’]s| is) the time)\b", "Time"),
+        (r"what(?:['’]s| is| will) the weather\b(?: be\b)?(?: like\b)?", "Weather"),
+        (r"how much (?:does|do|is|are) (?:an? |the )?", "Price of "),
+        (r"(?:wie spät|wie ?viel uhr) ist es\b(?: gerade\b| jetzt\b)?", "Uhrzeit"),
+        (r"wie (?:ist|wird) das wetter\b", "Wetter"),
+        (r"(?:kannst|könntest) du (?:mir|uns) (?:bitte )?bei ([^.,;:!?\n]+) helfen", r"Hilfe bei \1"),
+        # "Wie installiere ich Docker?": the first person and an n is the infinitive of nearly all verbs.
+        (r"wie ([^\W\d_]+e) ich (?:mich |mir )?([^.,;:!?\n]+)", r"\2 \1n"),
+    )
 )
 
 
@@ -47,10 +78,7 @@ def title_of_words(message: str) -> str | None:
     text = _ADDRESS.sub(" ", _LINK.sub(r"\1", _CODE.sub(" ", message)))
     for line in text.splitlines():
         line = _COMMAND.sub(" ", line, count=1) if line.lstrip().startswith("/") else line
-        words = _WORD.findall(line)
-        first = next((at for at, word in enumerate(words) if not _FILLER.fullmatch(word)), 0)
-        if len(words) - first >= MIN_WORDS or len(words) > MAX_WORDS:  # else a short question says it as it is
-            words = words[min(first, max(len(words) - MIN_WORDS, 0)) :]
+        words = _said(_WORD.findall(_asked_for(line)))
         words = _shortened(words)
         if any(c.isalpha() for word in words for c in word):
             return _capital(_fitted(words))
@@ -76,13 +104,44 @@ def clean_title(answer: str) -> str | None:
     return title if sum(map(_has_letters, title.split())) >= MIN_WORDS else None
 
 
+def _asked_for(line: str) -> str:
+    """The line with a word in place of an opening that everybody uses for the same thing."""
+    line = line.lstrip(_AROUND)
+    for asked, title in _ASKED:
+        if asked.match(line) is not None:
+            return asked.sub(title, line, count=1)
+    return line
+
+
+def _said(words: list[str]) -> list[str]:
+    """The words from the first on that says something; without articles where a pair would lose its second word."""
+    first = next((at for at, word in enumerate(words) if not _FILLER.fullmatch(word)), None)
+    if first is None or (len(words) - first < MIN_WORDS and len(words) <= MAX_WORDS):
+        return words  # a short question says it as it is
+    first = max(min(first, len(words) - MIN_WORDS), 0)
+    if first == 1 and _ASKING.fullmatch(words[0]):  # a verb comes next: "Wie funktioniert …"
+        first = 0
+    while first and (_JOINING.fullmatch(words[first]) or _WHOM.fullmatch(words[first])):
+        first -= 1
+    if first and _ARTICLE.fullmatch(words[first]) and _JOINING.fullmatch(words[first - 1]):
+        first -= 1
+    words = words[first:]
+    while len(words) > MIN_WORDS and _FILLER.fullmatch(words[-1]):
+        del words[-1]
+    if any(_PAIRING.fullmatch(word) for word in words[:MAX_WORDS][len(_shortened(words)) :]):  # cut between the two
+        words = [word for word in words if not _ARTICLE.fullmatch(word)]
+    return words
+
+
 def _has_letters(word: str) -> bool:
     return any(map(str.isalnum, word))
 
 
 def _shortened(words: list[str]) -> list[str]:
-    """The first five of them, without an end that says nothing."""
+    """The first five of them, without an end that says nothing; all of it where nothing of it says anything."""
     words = words[:MAX_WORDS]
+    if all(map(_FILLER.fullmatch, words)):
+        return words
     while len(words) > MIN_WORDS and _FILLER.fullmatch(words[-1]):
         del words[-1]
     return words
