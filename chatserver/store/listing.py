@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+from chatserver.preview import preview_of
 from chatserver.store import search
 from chatserver.store.base import (
     ADOPTED_TOGETHER,
@@ -54,12 +55,10 @@ def list_sessions(
 
 def _summary_of(row: Row) -> SessionSummary:
     *record, newest, before = row
-    return SessionSummary(listed_record_of(record), _preview(newest) or _preview(before))
-
-
-def _preview(text: object) -> str | None:
-    text = text_of(text)
-    return " ".join(text.split())[:PREVIEW_CHARS] or None if text else None
+    texts = map(text_of, (newest, before))
+    return SessionSummary(
+        listed_record_of(record), next((said for text in texts if (said := preview_of(text, PREVIEW_CHARS))), None)
+    )
 
 
 def list_projects(

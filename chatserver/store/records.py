@@ -182,7 +182,7 @@ class SessionSummary:
     """A line of a list.
 
     `last_message_preview` is the beginning of the newest message of the active branch, or, while that one is empty, of
-    the one before it: PREVIEW_CHARS characters, each run of white space one space; None where there is no text.
+    the one before it: PREVIEW_CHARS characters in plain words (chatserver.preview); None where there is no text.
     """
 
     record: SessionRecord

@@ -149,6 +149,17 @@ async def test_a_preview_shows_the_newest_message(store: Store) -> None:
     assert await preview(store) == "an answer " + "x" * 90
 
 
+async def test_a_preview_shows_no_markdown(store: Store) -> None:
+    """A list is plain text; what is Markdown alone gives way to the message before."""
+    await make(store, 1)
+    turn = start(key(1), "# What is **this**?")
+    await store.start_turn(turn)
+    assert await preview(store) == "What is this?"
+
+    await store.finish_turn(finish(turn, "```\n"))
+    assert await preview(store) == "What is this?"
+
+
 async def test_a_preview_follows_the_active_branch(store: Store) -> None:
     """Not the newest message of another one."""
     await make(store, 1)

@@ -19,6 +19,7 @@ import orjson
 
 from chatserver.errors import Conflict, NotFound, StoreUnavailable, TooLarge
 from chatserver.message import Message, ToolCall, ToolResult, Usage
+from chatserver.preview import preview_of
 from chatserver.store.base import (
     LISTED_PROJECTS,
     PREVIEW_CHARS,
@@ -93,7 +94,7 @@ class _Session:
 
     def preview(self) -> str | None:
         newest, before = [*reversed(self.branch(self.record.leaf_id, 2)[0]), None, None][:2]
-        texts = (" ".join(m.content[:400].split())[:PREVIEW_CHARS] for m in (newest, before) if m is not None)
+        texts = (preview_of(m.content[:400], PREVIEW_CHARS) for m in (newest, before) if m is not None)
         return next(filter(None, texts), None)
 
     def holds(self, words: tuple[str, ...]) -> bool:
