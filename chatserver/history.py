@@ -38,12 +38,16 @@ async def full_history(
     continued = (
         _continued(past, recent, older_id) if past is not None and past.read_for == model.context_tokens else None
     )
-    if continued is None:
-        messages = await _read(store, live.key, recent, older_id, model)
+    if continued is not None:
+        live.past = continued
+        return continued.messages
+    # Whoever changes a message or the branch meanwhile takes this away: what is being read may be what it was before.
+    reading = live.past = Past((), 0, 0, model.context_tokens)
+    messages = await _read(store, live.key, recent, older_id, model)
+    if live.past is reading:
         older = len(messages) - len(recent)
-        continued = Past(messages, older, memory_of(messages[:older]), model.context_tokens)
-    live.past = continued
-    return continued.messages
+        live.past = Past(messages, older, memory_of(messages[:older]), model.context_tokens)
+    return messages
 
 
 def _continued(past: Past, recent: tuple[Message, ...], older_id: str) -> Past | None:

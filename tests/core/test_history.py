@@ -166,6 +166,29 @@ async def test_a_conversation_that_was_read_is_let_go() -> None:
 
 
 @virtual
+async def test_a_rating_while_the_conversation_is_read_reaches_the_turns_after_it() -> None:
+    """What is being read then holds the answer as it was, and is not kept."""
+    async with world() as w:
+        window_of(w, 1_000_000)
+        await told(w, 300)
+        await asked(w)
+        answer = (await w.state("s"))["messages"][-1]
+        window_of(w, 2_000_000)  # which is what has it read anew
+        gate = w.store.gate("messages")
+        await w.chat("s", "now")
+        await gate.reached.wait()
+        await w.rate("s", answer["id"], "up")
+        gate.open()
+        await settle()
+        w.puppet.last.end()
+        await settle()
+        await told(w, WINDOW_MESSAGES - 2)  # beside the last turn: the answer has just left the window
+        await asked(w)
+        (given,) = [m for m in w.puppet.last.turn.history if m.id == answer["id"]]
+        assert given.metadata["feedback"] == {"rating": "up"}
+
+
+@virtual
 async def test_what_is_kept_for_a_small_model_is_read_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would grow for ever by what the model has no room for any more."""
     monkeypatch.setattr(history, "FIRST_PAGE", 10)
