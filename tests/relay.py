@@ -1,11 +1,13 @@
-"""A TCP relay: passes bytes both ways, slows the answers down, and remembers when a side went away.
+"""A TCP relay: passes bytes both ways, slows the answers down or holds them, and remembers when a side went away.
 
-It stands between the server and a real upstream, where a test has to see from outside that a connection was lost.
+It stands between the server and a real upstream, where a test has to see from outside that a connection was lost; or
+between a browser and the server, as a network that is slow or breaks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -27,11 +29,19 @@ class Relay:
     lost_at: list[float] = field(default_factory=list)
     open: int = 0
     away: bool = False
+    reads: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def hold(self) -> None:
+        """Take no more of what the upstream says, but for what has been read already, until `go_on`."""
+        self.reads.clear()
+
+    def go_on(self) -> None:
+        self.reads.set()
 
     def cut(self) -> None:
         """Break every connection there is; new ones are let through."""
@@ -51,8 +61,10 @@ class Relay:
 
 
 @asynccontextmanager
-async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds: float = 0.0) -> AsyncIterator[Relay]:
-    """Relay to `host:port` while the block runs."""
+async def relay(
+    host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds: float = 0.0, room_bytes: int | None = None
+) -> AsyncIterator[Relay]:
+    """Relay to `host:port` while the block runs; with `room_bytes`, little more than that is on its way unread."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -62,7 +74,12 @@ async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds
             return
         made.tasks.add(task)
         made.open += 1
-        up_reader, up_writer = await asyncio.open_connection(host, port)
+        up = socket.socket()
+        up.setblocking(False)
+        if room_bytes is not None:  # before it connects, or a larger window is already offered
+            up.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room_bytes)
+        await asyncio.get_running_loop().sock_connect(up, (host, port))
+        up_reader, up_writer = await asyncio.open_connection(sock=up, limit=room_bytes or 1 << 16)
         client_gone = asyncio.create_task(_pass_on(reader, up_writer))
         upstream_done = asyncio.create_task(_pace(up_reader, writer, made))
         try:
@@ -82,6 +99,7 @@ async def relay(host: str, port: int, *, pace_bytes: int = 1 << 16, pace_seconds
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     made = Relay(server.sockets[0].getsockname()[1], pace_bytes, pace_seconds)
+    made.go_on()
     try:
         yield made
     finally:
@@ -102,6 +120,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def _pace(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made: Relay) -> None:
     with suppress(OSError):
         while data := await reader.read(made.pace_bytes):
+            await made.reads.wait()
             writer.write(data)
             await writer.drain()
             if made.pace_seconds:

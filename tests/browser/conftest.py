@@ -11,6 +11,15 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, async_playwright, expect
 
+from tests.server import ServerProcess
+
+CONFIG = """
+[[mcp_servers]]
+name = "time"
+command = ["mcp-server-time"]
+approval = "always"
+"""
+
 # Five seconds by default, which a machine that stalls does not always keep.
 expect.set_options(timeout=20_000)
 
@@ -49,6 +58,17 @@ async def named_chromium() -> AsyncIterator[Browser]:
     """One that finds `chat.example` on this machine: plain http under any name but localhost is no secure context."""
     async with launch("--host-resolver-rules=MAP chat.example 127.0.0.1") as browser:
         yield browser
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server with the talker as its model, and a real tool server that asks first; modules may have another."""
+    config = tmp_path / "chatserver.toml"
+    config.write_text(CONFIG)
+    settings = {"scripted": None, "default_model": None, "no_docs": None}
+    flags = ("--config", str(config), "--agent", "tests.browser.talker:reply")
+    async with ServerProcess(tmp_path / "data", settings=settings, flags=flags) as server:
+        yield server
 
 
 @pytest.fixture

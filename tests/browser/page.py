@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import aiohttp
 from playwright.async_api import BrowserContext, Locator, Page, expect
 
 from tests.server import ServerProcess
@@ -34,3 +35,16 @@ def answers(page: Page, status: str) -> Locator:
 async def words(page: Page) -> str:
     """Everything the conversation shows."""
     return await page.locator('[role="log"]').inner_text()
+
+
+async def fill(server: ServerProcess, page: Page, session_id: str, count: int) -> None:
+    """Store `count` messages in the page's session, as its visitor, without turns."""
+    cookies = {c["name"]: c["value"] for c in await page.context.cookies()}
+    headers = {"Origin": server.base_url}
+    async with aiohttp.ClientSession(server.base_url, cookies=cookies, headers=headers) as http:
+        for n in range(count):
+            role = "user" if n % 2 == 0 else "assistant"
+            content = f"message {n}" if n % 2 == 0 else f"Answer **{n}**\n\n" + "Some words of it. " * (n % 40)
+            path = f"/api/projects/default/sessions/{session_id}/messages"
+            async with http.post(path, json={"role": role, "content": content}) as response:
+                assert response.status == 201, await response.text()

@@ -7,24 +7,16 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.browser.page import answers, connected, open_session, say, words
+from tests.browser.page import answers, connected, fill, open_session, say, words
 from tests.browser.talker import script
 from tests.server import ROOT, ServerProcess
 
 pytestmark = pytest.mark.browser
 
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
-
-CONFIG = """
-[[mcp_servers]]
-name = "time"
-command = ["mcp-server-time"]
-approval = "always"
-"""
 
 ANSWER = """# Waves
 
@@ -49,17 +41,6 @@ def wave(x: float, t: float) -> float:
 
 And a last paragraph, which goes on for a while so that all of the above has settled.
 """
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    """A server with the talker as its model, and a real tool server that asks first."""
-    config = tmp_path / "chatserver.toml"
-    config.write_text(CONFIG)
-    settings = {"scripted": None, "default_model": None, "no_docs": None}
-    flags = ("--config", str(config), "--agent", "tests.browser.talker:reply")
-    async with ServerProcess(tmp_path / "data", settings=settings, flags=flags) as server:
-        yield server
 
 
 @pytest.fixture
@@ -338,19 +319,6 @@ async def test_a_slash_offers_commands_and_tools(
     await composer.fill("/nothing of the kind")
     await composer.press("Enter")
     await expect(answers(page, "completed")).to_have_count(2)
-
-
-async def fill(server: ServerProcess, page: Page, session_id: str, count: int) -> None:
-    """Store `count` messages in the page's session, as its visitor, without turns."""
-    cookies = {c["name"]: c["value"] for c in await page.context.cookies()}
-    headers = {"Origin": server.base_url}
-    async with aiohttp.ClientSession(server.base_url, cookies=cookies, headers=headers) as http:
-        for n in range(count):
-            role = "user" if n % 2 == 0 else "assistant"
-            content = f"message {n}" if n % 2 == 0 else f"Answer **{n}**\n\n" + "Some words of it. " * (n % 40)
-            path = f"/api/projects/default/sessions/{session_id}/messages"
-            async with http.post(path, json={"role": role, "content": content}) as response:
-                assert response.status == 201, await response.text()
 
 
 SHIFTS = """() => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -211,6 +212,84 @@ async def test_a_dropped_connection_loses_nothing(chromium: Browser, tmp_path: P
         told = await page.evaluate("async () => (await fetch('/api/state?session_id=cut')).json()")
         text = await answers(page, "completed").get_by_test_id("content").inner_text()
         assert text.split() == told["messages"][-1]["content"].split()
+        await context.close()
+
+
+# What has happened at the connection and what was complained of, from here on.
+NOTICE = """() => {
+    window.noticed = new Set();
+    const look = () => {
+        const {state} = document.querySelector('[data-testid=connection]').dataset;
+        if (state !== 'connected') noticed.add(state);
+        for (const error of document.querySelectorAll('[data-testid=error]')) noticed.add(error.textContent);
+    };
+    new MutationObserver(look).observe(document.body,
+        {subtree: true, childList: true, attributes: true, characterData: true});
+}"""
+
+
+async def count(http: aiohttp.ClientSession, name: str) -> int:
+    """One of the server's counters."""
+    async with http.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(f"chatserver_{name}_total")))
+
+
+async def test_a_tab_that_falls_far_behind_goes_on_with_the_newest_state(chromium: Browser, tmp_path: Path) -> None:
+    """Over a network that stands still it gets a snapshot for what it missed: nothing is lost or doubled.
+
+    All on one connection, without a complaint; the answer that is being written goes on before one's eyes.
+    """
+    settings = {
+        "scripted": None,
+        "default_model": None,
+        "no_docs": None,
+        "subscriber_backlog_bytes": 16 << 10,
+        "stall_timeout_seconds": 600,
+    }
+    flags = ("--agent", "tests.browser.talker:reply")
+    async with (
+        ServerProcess(tmp_path / "data", settings=settings, flags=flags) as server,
+        relay("127.0.0.1", urlsplit(server.base_url).port or 0, room_bytes=16 << 10) as between,
+    ):
+        context = await chromium.new_context()
+        page = await context.new_page()
+        await page.goto(f"{between.url}/?session=behind")
+        await connected(page)
+        await say(page, "before")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await say(page, script("word ", every_ms=20, times=20_000))
+        await expect(answers(page, "streaming")).to_have_count(1)
+        await page.evaluate(NOTICE)
+        cookies = {cookie["name"]: cookie["value"] for cookie in await context.cookies()}
+        headers = {"Origin": server.base_url}
+        async with aiohttp.ClientSession(server.base_url, cookies=cookies, headers=headers) as http:
+            between.hold()
+            after = notes = 0
+            while after < 10:  # some more of them than the connection has room for
+                assert notes < 190, "the server never found the tab to be behind"
+                body = {"message": f"note {notes} ".ljust(10_000, "."), "session_id": "behind"}
+                async with http.post("/api/system", json=body) as response:
+                    assert response.status == 200, await response.text()
+                notes += 1
+                after += await count(http, "streams_fell_behind") > 0
+            assert await page.get_by_text(f"note {notes - 1} ").count() == 0
+            between.go_on()
+            while not await count(http, "streams_resynced"):
+                await asyncio.sleep(0.05)
+        await expect(page.get_by_text(f"note {notes - 1} ")).to_have_count(1, timeout=60_000)
+        growing = answers(page, "streaming").get_by_test_id("content")
+        seen = len(await growing.text_content() or "")  # out of sight there is no inner text
+        await expect(growing).to_contain_text(re.compile(rf"^.{{{seen + 1},}}$", re.DOTALL), timeout=60_000)
+        await page.get_by_test_id("stop").click()
+        await expect(answers(page, "interrupted")).to_have_count(1, timeout=30_000)
+        told = await page.evaluate("async () => (await fetch('/api/state?session_id=behind')).json()")
+        shown = await page.get_by_test_id("message").get_by_test_id("content").all_text_contents()
+        assert [text.split() for text in shown] == [message["content"].split() for message in told["messages"]]
+        assert sum(message["role"] == "system" for message in told["messages"]) == notes
+        assert await page.evaluate("() => [...noticed]") == []
+        await say(page, "after")
+        await expect(answers(page, "completed")).to_have_count(2, timeout=30_000)
         await context.close()
 
 

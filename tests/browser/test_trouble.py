@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
 from playwright.async_api import Browser, Page, Route, expect
 from playwright.async_api import Error as PlaywrightError
 
-from tests.browser.page import answers, connected, open_session, say, words
+from chatserver.app import start_server
+from chatserver.config import Settings
+from tests.auth.clock import SetClock
+from tests.browser.page import answers, connected, fill, open_session, say, words
 from tests.browser.talker import script
 from tests.relay import relay
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.browser
 
-CONFIG = """
-[[mcp_servers]]
-name = "time"
-command = ["mcp-server-time"]
-approval = "always"
-"""
 ENDLESS = script("word ", every_ms=20, times=5000)
 CALL = script("", tool=["time", "get_current_time", {"timezone": "Asia/Tokyo"}])
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    """A server with the talker as its model, and a real tool server that asks first."""
-    config = tmp_path / "chatserver.toml"
-    config.write_text(CONFIG)
-    settings = {"scripted": None, "default_model": None, "no_docs": None}
-    flags = ("--config", str(config), "--agent", "tests.browser.talker:reply")
-    async with ServerProcess(tmp_path / "data", settings=settings, flags=flags) as server:
-        yield server
 
 
 def problem(status: int, code: str, **headers: str) -> dict[str, object]:
@@ -253,4 +242,232 @@ async def test_the_page_works_where_the_browser_keeps_nothing(chromium: Browser,
     await expect(answers(page, "completed")).to_have_count(2, timeout=20_000)
     assert "datetime" in await words(page)
     assert complaints == []
+    await context.close()
+
+
+async def test_older_messages_that_cannot_be_read_say_so_where_they_would_stand(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """What is there stays, nobody asks again at every pixel, and the button reads them."""
+    context = await chromium.new_context()
+    page = await open_session(context, server, "long")
+    await say(page, "the first message of all")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await fill(server, page, "long", 248)
+    await page.reload()
+    await connected(page)
+    await expect(page.get_by_test_id("message")).to_have_count(200)
+    asked: list[str] = []
+
+    async def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        await route.fulfill(**problem(503, "store_unavailable"))  # type: ignore[arg-type] # as above
+
+    await context.route("**/api/messages?*", refuse)
+    await page.locator("[role=log]").hover()
+    await page.mouse.wheel(0, -100_000)
+    failed = page.get_by_test_id("older-failed")
+    await expect(failed).to_contain_text("The older messages could not be loaded. it is so")
+    for _ in range(5):
+        await page.mouse.wheel(0, 50)
+        await page.mouse.wheel(0, -100)
+    await expect(page.get_by_test_id("older")).to_have_text("Try again")
+    await expect(page.get_by_test_id("message")).to_have_count(200)
+    await expect(page.get_by_test_id("error")).to_have_count(0)
+    assert len(asked) == 1
+    await page.get_by_test_id("older").click()
+    await expect(failed).to_be_visible()
+    await context.unroute("**/api/messages?*")
+    await page.get_by_test_id("older").click()
+    await expect(page.get_by_test_id("message")).to_have_count(250)
+    await expect(failed).to_have_count(0)
+    await expect(page.get_by_test_id("older")).to_have_count(0)
+    await context.close()
+
+
+async def test_older_sessions_that_cannot_be_read_say_so_at_the_lists_end(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """Those that were read stay, nobody asks again by scrolling, and the button reads the others."""
+    context = await chromium.new_context()
+    page = await open_session(context, server, "now")
+    await page.evaluate(
+        """async () => {
+            const headers = {'Content-Type': 'application/json'};
+            for (let at = 0; at < 130; at += 10)
+                await Promise.all(Array.from({length: 10}, (_, i) => fetch('/api/session/create', {method: 'POST',
+                    headers, body: JSON.stringify({session_id: `many-${at + i}`, title: `Number ${at + i}`})})));
+        }"""
+    )
+    asked: list[str] = []
+
+    async def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        await route.abort()
+
+    await context.route(lambda url: "/api/llm/sessions" in url and "offset=0" not in url, refuse)
+    await page.reload()
+    await connected(page)
+    listed = page.get_by_test_id("session-list")
+    await expect(page.get_by_test_id("session-row").first).to_be_visible()
+    await listed.evaluate("(list) => { list.scrollTop = list.scrollHeight; }")
+    await expect(page.get_by_test_id("list-stuck")).to_contain_text("could not be loaded")
+    await page.get_by_test_id("list-stuck").get_by_role("button").click()
+    async with asyncio.timeout(60):
+        while len(asked) < 2:
+            await asyncio.sleep(0.05)
+    await expect(page.get_by_test_id("list-stuck")).to_be_visible()
+    for way in (-500, 500):
+        await listed.evaluate("(list, way) => { list.scrollTop += way; }", way)
+    await expect(listed.locator("[data-id=many-30]")).to_be_visible()
+    assert len(asked) == 2
+    await context.unroute_all()
+    await page.get_by_test_id("list-stuck").get_by_role("button").click()
+    await expect(page.get_by_test_id("list-stuck")).to_have_count(0)
+    await listed.evaluate("(list) => { list.scrollTop = list.scrollHeight; }")
+    await expect(listed.locator("[data-id=many-0]")).to_be_visible()
+    await context.close()
+
+
+@pytest.mark.parametrize(
+    ("language", "told", "another"),
+    [("en-GB", "This session was deleted", "New chat"), ("de-DE", "Diese Sitzung wurde gelöscht", "Neues Gespräch")],
+)
+async def test_a_session_that_is_deleted_elsewhere_while_it_is_open_says_so(
+    chromium: Browser, server: ServerProcess, language: str, told: str, another: str
+) -> None:
+    """Its words stay to be read; what is sent then begins another session, where it is answered."""
+    context = await chromium.new_context(locale=language)
+    page = await open_session(context, server, "doomed")
+    await say(page, "canary of the doomed")
+    await expect(answers(page, "completed")).to_have_count(1)
+    elsewhere = await context.request.delete(
+        f"{server.base_url}/api/session?session_id=doomed",
+        headers={"Origin": server.base_url, "Content-Type": "application/json"},
+    )
+    assert elsewhere.ok, await elsewhere.text()
+    await expect(page.get_by_test_id("error")).to_contain_text(told)
+    await expect(page.get_by_test_id("error").get_by_role("button", name=another)).to_be_visible()
+    assert "canary of the doomed" in await words(page)
+    await say(page, "and on")
+    await expect(page.get_by_test_id("session-id")).not_to_have_text("doomed")
+    await expect(answers(page, "completed")).to_have_text(re.compile("and on"))
+    await expect(page.get_by_test_id("error")).to_have_count(0)
+    assert "canary of the doomed" not in await words(page)
+    await context.close()
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("en-GB", "This session has expired"), ("de-DE", "Diese Sitzung ist abgelaufen")]
+)
+async def test_a_session_whose_time_ends_while_it_is_open_says_so(
+    chromium: Browser, tmp_path: Path, language: str, told: str
+) -> None:
+    """The same event ends it on the stream, so the page asks which of the two it was. The clock is the test's."""
+    clock = SetClock(time.time())
+    settings = Settings(port=0, scripted=True, default_model="scripted", no_docs=True, data_dir=tmp_path / "data")
+    async with start_server(settings, structlog.get_logger(), clock) as server:
+        context = await chromium.new_context(locale=language)
+        page = await context.new_page()
+        await page.goto(f"{server.url}/?session=old")
+        await connected(page)
+        await say(page, "hello")
+        await expect(answers(page, "completed")).to_have_count(1)
+        clock.move(settings.visitor_session_ttl_seconds + 60)
+        await expect(page.get_by_test_id("error")).to_contain_text(told, timeout=60_000)
+        await say(page, "and on")
+        await expect(page.get_by_test_id("session-id")).not_to_have_text("old")
+        await expect(answers(page, "completed")).to_have_count(1, timeout=30_000)
+        await context.close()
+
+
+# What a part needs of the browser throws while `broken` names that part: a message by its time.
+BREAK = """
+    const {get} = Object.getOwnPropertyDescriptor(Intl.DateTimeFormat.prototype, 'format');
+    Object.defineProperty(Intl.DateTimeFormat.prototype, 'format', {get() {
+        const format = get.call(this);
+        return (at) => { if (at === window.broken) throw new Error('broken for the test'); return format(at); };
+    }});
+"""
+
+
+BREAK_PARTS = """{
+    window.broken = sessionStorage.getItem('broken');
+    const fail = (part) => { if (window.broken === part) throw new Error('broken for the test'); };
+    const Format = Intl.DateTimeFormat;
+    Intl.DateTimeFormat = class extends Format {
+        constructor(language, options) {
+            if (options?.month === 'long' && options.day === undefined) fail('list');
+            super(language, options);
+        }
+    };
+    const match = window.matchMedia;
+    window.matchMedia = (query) => {
+        if (query.includes('hover: none')) fail('field');
+        return match.call(window, query);
+    };
+}"""
+
+
+async def test_a_message_that_cannot_be_drawn_is_its_words_until_it_can(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """The conversation goes on around it, and the person has it drawn again."""
+    context = await chromium.new_context()
+    page = await open_session(context, server, "broken")
+    for text in ("one", "**two**"):
+        await say(page, text)
+    await expect(answers(page, "completed")).to_have_count(2)
+    at = await answers(page, "completed").last.locator("time").get_attribute("datetime")
+    await context.add_init_script(f"window.broken = Date.parse('{at}');{BREAK}")
+    await page.reload()
+    await connected(page)
+    broken = page.get_by_test_id("message-broken")
+    await expect(broken).to_have_count(2)  # question and answer are of one moment
+    await expect(broken.last).to_contain_text("**two**")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await say(page, "three")
+    await expect(answers(page, "completed")).to_have_count(2)
+    await broken.last.get_by_role("button", name="Show it again").click()
+    await expect(broken).to_have_count(2)  # it throws again, and is caught again
+    await page.evaluate("() => { window.broken = undefined; }")
+    await broken.last.get_by_role("button", name="Show it again").click()
+    await expect(broken).to_have_count(1)
+    await expect(answers(page, "completed").nth(1).locator("strong")).to_have_text("two")
+    await context.close()
+
+
+async def test_a_part_of_the_page_that_fails_leaves_the_others_and_comes_back(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """The list, while one talks; the field, with what was written in it. What each needs of the browser throws."""
+    context = await chromium.new_context()
+    await context.add_init_script(BREAK_PARTS)
+    page = await open_session(context, server, "parts")
+    failed = page.get_by_test_id("error").filter(has_text="A part of the page has failed")
+    await expect(page.get_by_test_id("list-empty")).to_be_visible()
+    await page.evaluate("() => { window.broken = 'list'; }")
+    await say(page, "one")
+    await expect(page.get_by_test_id("sidebar").locator(failed)).to_be_visible()
+    await expect(answers(page, "completed")).to_have_count(1)
+    await say(page, "two")
+    await expect(answers(page, "completed")).to_have_count(2)
+    await page.evaluate("() => { window.broken = undefined; }")
+    await failed.get_by_role("button", name="Show it again").click()
+    await expect(page.get_by_test_id("session-row")).to_have_count(1)
+    await expect(failed).to_have_count(0)
+
+    await page.get_by_test_id("composer").fill("a draft")
+    await page.evaluate("() => sessionStorage.setItem('broken', 'field')")
+    await page.reload()
+    await connected(page)
+    await expect(page.get_by_role("main").locator(failed)).to_be_visible()
+    await expect(page.get_by_test_id("composer")).to_have_count(0)
+    await expect(answers(page, "completed")).to_have_count(2)
+    await expect(page.get_by_test_id("session-row")).to_have_count(1)
+    await page.evaluate("() => { window.broken = undefined; }")
+    await failed.get_by_role("button", name="Show it again").click()
+    await expect(page.get_by_test_id("composer")).to_have_value("a draft")
+    await say(page, "three")
+    await expect(answers(page, "completed")).to_have_count(3)
     await context.close()

@@ -85,12 +85,18 @@ export interface ChatView {
   readonly older: readonly Message[];
   /** Whether the server has messages older than all of these. */
   readonly hasOlder: boolean;
+  /** Why the last page of them that was asked for could not be read. */
+  readonly olderError: ApiError | null;
   readonly pending: readonly PendingMessage[];
   /** Of running tool calls, by call id. */
   readonly progress: ReadonlyMap<string, ToolProgress>;
   readonly connection: Connection;
-  readonly deleted: boolean;
+  /** How the session came to its end; null while it has not, or that is being asked. */
+  readonly ended: Ended | null;
 }
+
+/** `unknown`: the server could not be asked which of the two it was. */
+export type Ended = "deleted" | "expired" | "unknown";
 
 const DEFAULTS: ChatManagerConfig = {
   backendUrl: "",
@@ -116,6 +122,7 @@ export class ChatManager {
   #outbox: Outbox;
   readonly #older = new OlderMessages();
   #paging = false;
+  #olderError: ApiError | null = null;
   readonly #listeners = new Set<(view: ChatView) => void>();
   readonly #frame = new FrameScheduler(() => this.#tell());
   #sessionId: string;
@@ -124,7 +131,7 @@ export class ChatManager {
   #told: ChatState | null = null;
   #progress = NO_PROGRESS;
   #connection: Connection = OFFLINE;
-  #deleted = false;
+  #ended: Ended | null = null;
   #wanted = false;
 
   constructor(config: Partial<ChatManagerConfig> = {}, handlers: Partial<ChatManagerEventHandlers> = {}) {
@@ -152,8 +159,9 @@ export class ChatManager {
     this.#outbox = this.#outboxOf(sessionId);
     this.#state = null;
     this.#progress = NO_PROGRESS;
-    this.#deleted = false;
+    this.#ended = null;
     this.#older.clear();
+    this.#olderError = null;
     this.#stream = this.#newStream();
     if (this.#wanted) this.#stream.start();
     this.#changed();
@@ -183,10 +191,11 @@ export class ChatManager {
       state: this.#state,
       older: this.#older.messages,
       hasOlder: this.#state !== null && this.#older.hasMore(this.#state),
+      olderError: this.#olderError,
       pending: this.#outbox.entries,
       progress: this.#progress,
       connection: this.#connection,
-      deleted: this.#deleted,
+      ended: this.#ended,
     };
   }
 
@@ -261,16 +270,24 @@ export class ChatManager {
     return this.#succeeds(() => this.#api.rate(this.#sessionId, messageId, rating, comment));
   }
 
-  /** Reads a page of older messages into the view. Does nothing while one is being read, and where there is none. */
+  /**
+   * Reads a page of older messages into the view; why it could not stands there too, and is no `onError`. Does nothing
+   * while one is being read, and where there is none.
+   */
   async loadOlder(): Promise<void> {
     const sessionId = this.#sessionId;
     const before = this.#state === null ? undefined : this.#older.oldest(this.#state)?.id;
     if (this.#paging || this.#state === null || before === undefined || !this.#older.hasMore(this.#state)) return;
     this.#paging = true;
-    const page = await this.#attempt(() => this.#api.messagesBefore(sessionId, before, PAGE_MESSAGES));
+    let failure: ApiError | null = null;
+    const page = await this.#api.messagesBefore(sessionId, before, PAGE_MESSAGES).catch((error: unknown) => {
+      failure = asApiError(error);
+      return null;
+    });
     this.#paging = false;
-    if (page === null || sessionId !== this.#sessionId) return;
-    this.#older.add(page, before, this.#state);
+    if (sessionId !== this.#sessionId) return;
+    this.#olderError = failure;
+    if (page !== null) this.#older.add(page, before, this.#state);
     this.#changed();
   }
 
@@ -391,8 +408,17 @@ export class ChatManager {
     this.#older.observe(before, this.#state);
     if (event.type === "message.updated") this.#older.update(event.message);
     this.#outbox.observe(event, this.#state);
-    this.#deleted ||= event.type === "session.deleted";
+    if (event.type === "session.deleted") void this.#askHowItEnded();
     this.#progress = progressAfter(this.#progress, event);
+    this.#changed();
+  }
+
+  /** The same event ends a session that somebody deleted and one whose time is over. */
+  async #askHowItEnded(): Promise<void> {
+    const sessionId = this.#sessionId;
+    const reason = await this.#api.invalidity(sessionId).catch(() => undefined);
+    if (sessionId !== this.#sessionId) return;
+    this.#ended = reason === undefined ? "unknown" : reason === "session_expired" ? "expired" : "deleted";
     this.#changed();
   }
 

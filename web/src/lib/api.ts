@@ -4,7 +4,15 @@
 // its client_message_id makes harmless).
 
 import { observeClock } from "./clock.ts";
-import type { ChatState, CommandDone, FeedbackBody, FieldProblem, MessagePage, StateAfterChat } from "./protocol.ts";
+import type {
+  ChatState,
+  CommandDone,
+  FeedbackBody,
+  FieldProblem,
+  MessagePage,
+  SessionValidity,
+  StateAfterChat,
+} from "./protocol.ts";
 
 /** A write is committed before it is answered, which takes milliseconds; this much silence means nobody is there. */
 const TIMEOUT_MS = 30_000;
@@ -181,6 +189,12 @@ export class Api {
     } finally {
       stop.abort(); // only the status was asked for, not up to 200 messages
     }
+  }
+
+  /** The code with which the session would be refused; null where it would not be. */
+  async invalidity(sessionId: string): Promise<string | null> {
+    const query = new URLSearchParams({ session_id: sessionId });
+    return (await this.#json<SessionValidity>("GET", `/api/session/validate?${query}`)).reason;
   }
 
   async interrupt(sessionId: string, turnId?: string): Promise<void> {

@@ -25,23 +25,29 @@ export function timeOfDay(at: number, now = Date.now(), seconds = false): string
   const language = globalThis.document?.documentElement.lang || "en";
   const day = new Date(at).toDateString() !== new Date(now).toDateString();
   const year = new Date(at).getFullYear() !== new Date(now).getFullYear();
-  return formatter(language, day, year, seconds).format(at);
-}
-
-/** Kept, since making one takes longer than drawing a message: a few for each language. */
-const formatters = new Map<string, Intl.DateTimeFormat>();
-
-function formatter(language: string, day: boolean, year: boolean, seconds: boolean): Intl.DateTimeFormat {
-  const key = `${language} ${day} ${year} ${seconds}`;
-  const known = formatters.get(key);
-  if (known !== undefined) return known;
-  const made = new Intl.DateTimeFormat(language, {
+  return formatter(language, {
     ...(day ? { day: "numeric", month: "long" } : {}),
     ...(year ? { year: "numeric" } : {}),
     hour: "2-digit",
     minute: "2-digit",
     ...(seconds ? { second: "2-digit" } : {}),
-  });
+  }).format(at);
+}
+
+/** The whole of a time: day of the week, date, seconds and time zone. */
+export function fullTime(at: number): string {
+  const language = globalThis.document?.documentElement.lang || "en";
+  return formatter(language, { dateStyle: "full", timeStyle: "long" }).format(at);
+}
+
+/** Kept, since making one takes longer than drawing a message: a few for each language. */
+const formatters = new Map<string, Intl.DateTimeFormat>();
+
+function formatter(language: string, parts: Intl.DateTimeFormatOptions): Intl.DateTimeFormat {
+  const key = `${language} ${Object.keys(parts).join(" ")}`;
+  const known = formatters.get(key);
+  if (known !== undefined) return known;
+  const made = new Intl.DateTimeFormat(language, parts);
   formatters.set(key, made);
   return made;
 }

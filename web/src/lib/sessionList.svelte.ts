@@ -21,7 +21,7 @@ export class SessionList {
   projects = $state.raw<readonly Project[]>([]);
   status = $state<"loading" | "ready" | "failed">("loading");
   error = $state.raw<ApiError | null>(null);
-  /** The next page could not be read. */
+  /** The next page could not be read, and is not asked for again until somebody does, or the list is read anew. */
   stuck = $state(false);
   query = $state.raw<ListQuery>({ query: "", project: null, archived: false });
   /** The session that is about to be deleted, as long as that can be undone. */
@@ -96,7 +96,7 @@ export class SessionList {
       const known = new Set(this.entries.map((e) => e.id));
       this.entries = [...this.entries, ...this.#without(page).filter((e) => !known.has(e.id))];
     } catch {
-      this.stuck = generation === this.#generation; // scrolling on tries again, where there is anything left to scroll
+      this.stuck = generation === this.#generation;
     } finally {
       this.#paging = false;
     }
@@ -198,6 +198,7 @@ export class SessionList {
       const fresh = new Set(page.map((e) => e.id));
       const older = complete ? [] : this.entries.filter((e) => !fresh.has(e.id) && e.updatedAt < oldest);
       if (complete) this.#complete = true;
+      this.stuck = false;
       this.entries = this.#without([...page, ...older]);
       this.status = "ready";
       this.error = null;

@@ -25,6 +25,10 @@ export const de: Texts = {
   partMissing: "Ein Teil der Seite konnte nicht geladen werden",
   partMissingDetail: "Antworten werden als einfacher Text gezeigt. Vielleicht gibt es eine neuere Fassung der Seite.",
   reload: "Neu laden",
+  partFailed: "Ein Teil der Seite ist ausgefallen",
+  partFailedDetail: "Der Rest geht weiter.",
+  partAgain: "Noch einmal zeigen",
+  messageFailed: "Diese Nachricht konnte nicht gezeichnet werden; dies sind ihre Worte.",
 
   composerLabel: "Nachricht",
   composerPlaceholder: "Nachricht schreiben",
@@ -88,6 +92,7 @@ export const de: Texts = {
   tokens: (n, estimated) => `${estimated ? "etwa " : ""}${count(n)} Token`,
   loadOlder: "Ältere Nachrichten zeigen",
   loadingOlder: "Ältere Nachrichten werden geladen…",
+  olderFailed: "Die älteren Nachrichten konnten nicht geladen werden",
   edit: "Bearbeiten",
   editMessage: "Die Nachricht bearbeiten",
   editHint: "Sendet sie als neue Fassung. Die alte bleibt hinter den Pfeilen.",
@@ -148,7 +153,11 @@ export const de: Texts = {
 
   missingKey: "Für dieses Modell fehlt noch der Schlüssel, darum kann es nicht antworten. Der Betreiber muss ihn setzen.",
   connectingTools: "Werkzeuge werden verbunden …",
-  sessionGone: "Diese Sitzung wurde gelöscht oder ist abgelaufen.",
+  ended: {
+    deleted: ["Diese Sitzung wurde gelöscht", "Was Sie von ihr sehen, steht nur noch in diesem Tab. Was Sie senden, beginnt eine neue."],
+    expired: ["Diese Sitzung ist abgelaufen", "In ihr war lange nichts geschehen. Was Sie senden, beginnt eine neue."],
+    unknown: ["Diese Sitzung ist zu Ende", "Sie wurde gelöscht oder ist abgelaufen."],
+  },
   dismiss: "Schließen",
   requestId: (id) => `Anfrage ${id}`,
 

@@ -26,6 +26,10 @@ export const en = {
   partMissing: "A part of the page could not be loaded",
   partMissingDetail: "Answers are shown as plain text. Perhaps there is a newer version of the page.",
   reload: "Reload",
+  partFailed: "A part of the page has failed",
+  partFailedDetail: "The rest goes on.",
+  partAgain: "Show it again",
+  messageFailed: "This message could not be drawn; these are its words.",
 
   composerLabel: "Message",
   composerPlaceholder: "Write a message",
@@ -89,6 +93,7 @@ export const en = {
   tokens: (n: number, estimated: boolean) => `${estimated ? "about " : ""}${count(n)} ${n === 1 ? "token" : "tokens"}`,
   loadOlder: "Show older messages",
   loadingOlder: "Loading older messages…",
+  olderFailed: "The older messages could not be loaded",
   edit: "Edit",
   editMessage: "Edit the message",
   editHint: "Sends it as a new version. The one before stays, behind the arrows.",
@@ -148,7 +153,11 @@ export const en = {
 
   missingKey: "This model has no API key yet, so it can't answer. The operator has to set it.",
   connectingTools: "Connecting tools…",
-  sessionGone: "This session was deleted, or it has expired.",
+  ended: {
+    deleted: ["This session was deleted", "What you see of it stands in this tab only. What you send begins a new one."],
+    expired: ["This session has expired", "Nothing had happened in it for long. What you send begins a new one."],
+    unknown: ["This session is over", "It was deleted, or it has expired."],
+  } as Readonly<Record<"deleted" | "expired" | "unknown", readonly [title: string, detail: string]>>,
   dismiss: "Dismiss",
   requestId: (id: string) => `Request ${id}`,
 

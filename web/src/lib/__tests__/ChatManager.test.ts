@@ -282,6 +282,41 @@ describe("ChatManager", () => {
     expect(views.length).toBe(2);
   });
 
+  it("says how the session ended, which the event does not tell", async () => {
+    const valid: Answer = { status: 200, body: { valid: true, reason: null } };
+    for (const [answer, ended] of [
+      [{ status: 200, body: { valid: false, reason: "session_expired" } }, "expired"],
+      [{ status: 200, body: { valid: false, reason: "session_not_found" } }, "deleted"],
+      [valid, "deleted"], // somebody has begun another one under its id
+      ["network", "unknown"],
+    ] as const) {
+      manager.disconnect();
+      manager = new ChatManager({ sessionId: SESSION });
+      const source = connect();
+      answers = [answer];
+      source.frame({ type: "session.deleted", session_id: SESSION }, "1-0");
+      expect(manager.view().ended).toBeNull();
+      await vi.advanceTimersByTimeAsync(0);
+      expect(manager.view().ended).toBe(ended);
+      manager.setSessionId("s-2");
+      expect(manager.view().ended).toBeNull();
+    }
+    expect(calls[0]?.path).toBe(`/api/session/validate?session_id=${SESSION}`);
+  });
+
+  it("tells beside the older messages why they could not be read, and reads them when asked again", async () => {
+    const messages = [message({ id: "m-2", role: "user", content: "two", parent_id: "m-1" })];
+    connect(chatState({ messages, has_more: true }));
+    answers = [OVERLOADED];
+    await manager.loadOlder();
+    expect(manager.view()).toMatchObject({ olderError: { code: "draining" }, hasOlder: true, older: [] });
+    expect(errors).toEqual([]);
+    const page = [message({ id: "m-1", role: "user", content: "one" })];
+    answers = [{ status: 200, body: { messages: page, has_more: false } }];
+    await manager.loadOlder();
+    expect(manager.view()).toMatchObject({ olderError: null, hasOlder: false, older: [{ id: "m-1" }] });
+  });
+
   it("shows a tool's progress while it runs, and no longer", () => {
     const source = connect();
     const of = { session_id: SESSION, turn_id: "t-one", message_id: "a-one" };
@@ -366,9 +401,9 @@ describe("whatever happens to the connection", () => {
         }
         hold(steps[at]!);
       }
-      const { state, deleted } = manager.view();
+      const { event, id } = steps.at(-1)!;
       // A deleted session has no stream any more.
-      if (state?.position === steps.at(-1)?.id && (deleted || !source.closed)) return;
+      if (manager.view().state?.position === id && (event.type === "session.deleted" || !source.closed)) return;
       if (!source.closed) source.fail();
       await vi.advanceTimersByTimeAsync(31_000);
     }
