@@ -33,6 +33,10 @@ _GREETING = re.compile(
     r"(hi|hello|hey|hiya|howdy|greetings|moin|hola|salut|hallo|good (day|morning|afternoon|evening))"
     rf"(,? (there|all|everyone|everybody|chatserver))?{_TRAILER}"
 )
+_ABOUT = re.compile(
+    r"(help( me)?|what can (you|i) (do|ask|say)( here)?|what do you do|(who|what) are you|how can you help( me)?)"
+    rf"{_TRAILER}"
+)
 _THANKS = re.compile(
     rf"(ok(ay)?,? )?(thanks?|thank you|thx|cheers|great|perfect|bye|goodbye)( (a lot|you|so much))?{_TRAILER}"
 )
@@ -100,12 +104,17 @@ class DocsAgent:
             case "tool":
                 return await call_tool(turn.tools, arguments)
             case _:
-                return f"{self._notice}\n\n{HELP}\n\n{await self._suggestions()}"
+                return await self._about()
+
+    async def _about(self) -> str:
+        return f"{self._notice}\n\n{HELP}\n\n{await self._suggestions()}"
 
     async def _answer(self, message: str, history: Sequence[Message]) -> str:
         said = message.strip().lower()
         if _GREETING.fullmatch(said):
             return f"Hello! I look things up in the documentation. {self._notice}\n\n{await self._suggestions()}"
+        if _ABOUT.fullmatch(said):
+            return await self._about()
         if _THANKS.fullmatch(said):
             return "You are welcome. Ask on whenever you like."
         question, page = _question(message, history)

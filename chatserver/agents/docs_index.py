@@ -37,6 +37,13 @@ _RELEVANT = 0.35
 # has the question's words and no others counts up to three times.
 _WEIGHED_AGAIN = 40
 _SAME_HEADING = 2.0
+# … and the question itself comes first, whatever else shares its rarer words.
+_SAME_QUESTION = 2.0
+# Who asks wants to know how something is. Pages that tell how it came about, was tried out or is shown to somebody new
+# say the same words, and headings of routes are a method and a path: they count less, unless they are asked for.
+_ASIDE = re.compile(r"(?:.*/)?(?:decisions/.*|adr/.*|reliability\.md|walk\.md|changelog\.md)", re.I)
+_ROUTE = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) /")
+_ASIDE_WEIGHT, _ROUTE_WEIGHT = 0.4, 0.5
 # A question has few words that matter; a pasted page must not become a query of thousands of terms.
 _QUERY_CHARS = 2_000
 _QUERY_TERMS = 24
@@ -55,9 +62,9 @@ _JOINTS = re.compile(r"[-_./]+")
 _COMMON = """
 a about all also am an and any are as at be been being but by can could did do does doing don't for from get had has
 have having he her hers him his how i i'm if in into is isn't it it's its just know like make may me might must my need
-no not of on one or our ours out own please should show so some such tell than that the their them then there these they
-this those through to too up us use used using very want was way we were what what's when where which while who whom
-whose why will with work works would you your yours
+no not of on one or our ours out own please put should show so some such tell than that the their them then there these
+they this those through to too up us use used using very want was way we were what what's when where which while who
+whom whose why will with work works would you your yours
 """
 _STOP_WORDS = frozenset(_COMMON.split())
 
@@ -78,12 +85,14 @@ class _Words:
 
     every: frozenset[str]
     telling: frozenset[str]
+    names_route: bool
 
     @classmethod
     def of(cls, text: str) -> _Words:
-        words = [part for word in _words(text) for part in _JOINTS.split(word)]
+        found = _words(text)
+        words = [part for word in found for part in _JOINTS.split(word)]
         telling = [word for word in words if word not in _STOP_WORDS]
-        return cls(frozenset(map(_stem, words)), frozenset(map(_stem, telling or words)))
+        return cls(frozenset(map(_stem, words)), frozenset(map(_stem, telling or words)), any("/" in w for w in found))
 
     def likeness(self, other: _Words) -> float:
         """From 0, nothing in common, to 1, the same words."""
@@ -95,6 +104,16 @@ class _Built:
     connection: sqlite3.Connection
     sections: tuple[Section, ...]
     headings: tuple[_Words, ...]
+
+    def weight(self, row: int, asked: _Words) -> float:
+        """What a section counts beside the words that it shares with a question."""
+        section, likeness = self.sections[row], self.headings[row].likeness(asked)
+        weight = 1 + _SAME_HEADING * likeness + (_SAME_QUESTION if likeness == 1 else 0)
+        if _ASIDE.fullmatch(section.source):
+            weight *= _ASIDE_WEIGHT
+        if _ROUTE.match(section.title) and not asked.names_route:
+            weight *= _ROUTE_WEIGHT
+        return weight
 
 
 class DocsIndex:
@@ -206,7 +225,7 @@ class DocsIndex:
             (_TITLE, _PATH, _TEXT, expression, max(limit, _WEIGHED_AGAIN)),
         ).fetchall()
         # bm25 is negative, more negative is better.
-        hits = [(-score * (1 + _SAME_HEADING * built.headings[row].likeness(asked)), row) for row, score in rows]
+        hits = [(-score * built.weight(row, asked), row) for row, score in rows]
         hits.sort(key=lambda hit: (-hit[0], hit[1]))
         return [built.sections[row] for weight, row in hits[:limit] if weight >= hits[0][0] * _RELEVANT]
 

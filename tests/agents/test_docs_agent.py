@@ -125,6 +125,15 @@ async def test_a_greeting_is_answered_with_what_can_be_asked(index: DocsIndex, g
     assert "Pets, Streams" in text
 
 
+@pytest.mark.parametrize("asked", ["help", "What can you do?", "who are you", "What can I ask here?"])
+async def test_who_asks_for_help_is_told_what_can_be_asked_and_commanded(index: DocsIndex, asked: str) -> None:
+    """As by the command, which nobody knows before."""
+    text = await answer(index, asked)
+
+    assert "/tools" in text
+    assert "Pets, Streams" in text
+
+
 @pytest.mark.parametrize("thanks", ["thanks", "Thank you so much!", "ok, thanks"])
 async def test_thanks_are_not_looked_up(index: DocsIndex, thanks: str) -> None:
     """Passages that contain `thank` would be an odd reply."""
