@@ -16,8 +16,9 @@ from chatserver.store.base import Store
 # The store is quiet when it makes no more commits than this in this time: somebody who reads and now and then writes.
 LOOK_SECONDS = 1.0
 QUIET_COMMITS = 5
-# Transactions between two such looks, of 2 to 20 ms each.
-TOGETHER = 20
+# Transactions between two such looks, of 2 to 20 ms each: a few seconds. If others commit meanwhile, they are the last.
+TOGETHER = 100
+OTHERS_COMMITS = 2
 # Rest after each transaction, in times of what it took: a quarter of a core at most, and room for everybody else.
 REST = 3.0
 # Between two walks through all owners, of whom a million take some seconds of a reader.
@@ -41,10 +42,12 @@ async def index_ahead(store: Store, clock: Clock, log: FilteringBoundLogger) -> 
 
 
 async def _some(store: Store, clock: Clock) -> bool:
-    """Up to TOGETHER transactions; whether the round goes on."""
+    """Up to TOGETHER transactions, fewer where somebody writes; whether the round goes on."""
     for _ in range(TOGETHER):
-        begun = clock.monotonic()
+        begun, commits = clock.monotonic(), store.counts().commits
         if not await store.index_ahead(clock.now()):
             return False
         await clock.sleep(REST * (clock.monotonic() - begun))
+        if store.counts().commits - commits > 1 + OTHERS_COMMITS:
+            break
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -199,3 +200,34 @@ async def test_damaged_users_are_listed_and_keep_nobody_out(serve: Serve, tmp_pa
     await Browser(api).login("carol")
     status, problem, _ = await Browser(api).post("/api/auth/login", username="bob", password="correct horse battery")
     assert (status, problem["code"]) == (401, "bad_credentials")
+
+
+async def test_a_damaged_session_is_deleted_once_and_its_id_can_be_used_at_once(api: Api, tmp_path: Path) -> None:
+    """Whoever deletes it, reads it and makes it anew at the same time: nobody's new session goes with the old one."""
+    person, _, damaged = await a_person(api)
+    for _ in range(10):
+        run_sql(tmp_path / "data", "UPDATE sessions SET metadata = '{' WHERE session_id = ?", damaged)
+        path = f"/api/projects/p/sessions/{damaged}"
+        deletions = [person.call("DELETE", f"{path}?force=true") for _ in range(3)]
+        answers = await asyncio.gather(*deletions, *(person.get(path) for _ in range(3)))
+        statuses = [status for status, _, _ in answers]
+        assert sorted(statuses[:3]) == [200, 404, 404]
+        assert set(statuses[3:]) <= {404, 500}
+        made, _, gone = await asyncio.gather(
+            person.post("/api/system", session_id=damaged, message="anew"),
+            person.get(path),
+            person.call("DELETE", f"{path}?force=true"),
+        )
+        assert made[0] in (200, 404), made
+        if gone[0] == 200:
+            made = await person.post("/api/system", session_id=damaged, message="anew")
+        assert [m["content"] for m in made[1]["messages"]] == ["anew"]
+        status, moved, _ = await person.get(f"/api/llm/sessions/{damaged}")
+        assert status == 200, moved
+        await person.call("DELETE", f"/api/llm/sessions/{damaged}")
+        said = {"session_id": damaged, "message": "words"}
+        assert (await person.post("/api/system", **said))[0] == 200
+        manager = api.server.services.manager
+        for live in manager.live():
+            manager.remove(live)
+        run_sql(tmp_path / "data", "UPDATE sessions SET project_id = 'p' WHERE session_id = ?", damaged)

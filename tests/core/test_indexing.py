@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from chatserver.errors import StoreFull
-from chatserver.indexing import LOOK_SECONDS, QUIET_COMMITS, REST, ROUND_SECONDS, TOGETHER, index_ahead
+from chatserver.indexing import LOOK_SECONDS, OTHERS_COMMITS, QUIET_COMMITS, REST, ROUND_SECONDS, TOGETHER, index_ahead
 from chatserver.store.base import StoreCounts
 
 
@@ -23,6 +23,7 @@ class Plan:
     def __init__(self, *, work: int, writes: list[int], error: Exception | None = None) -> None:
         self.slept: list[float] = []
         self.indexed = 0
+        self.busy_at = 0
         self._work = work
         self._writes = deque(writes)
         self._error = error
@@ -36,6 +37,7 @@ class Plan:
         if self._error is not None:
             raise self._error
         self._time += 0.25
+        self._commits += 1
         self._work -= 1
         self.indexed += 1
         return self._work > 0
@@ -47,6 +49,8 @@ class Plan:
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        if seconds == REST * 0.25 and self.indexed == self.busy_at:
+            self._commits += OTHERS_COMMITS + 1
         if seconds == LOOK_SECONDS:
             if not self._writes:
                 raise Stop
@@ -76,6 +80,15 @@ async def test_indexing_ahead_leaves_most_of_the_time_to_others() -> None:
     assert plan.indexed == TOGETHER + 2
     rests = [REST * 0.25] * TOGETHER
     assert plan.slept == [LOOK_SECONDS, *rests, LOOK_SECONDS, rests[0], ROUND_SECONDS, LOOK_SECONDS]
+
+
+async def test_indexing_ahead_gives_way_at_once_when_people_write() -> None:
+    """Not only at the next look."""
+    plan = Plan(work=9, writes=[0, 1000, 0])
+    plan.busy_at = 3
+    await run(plan)
+    assert plan.slept[:6] == [LOOK_SECONDS, *[REST * 0.25] * 3, LOOK_SECONDS, LOOK_SECONDS]
+    assert plan.indexed == 9
 
 
 async def test_a_store_in_trouble_is_left_alone_for_a_while() -> None:
