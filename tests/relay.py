@@ -29,6 +29,8 @@ class Relay:
     lost_at: list[float] = field(default_factory=list)
     open: int = 0
     away: bool = False
+    # What in the upstream's answers is replaced by what, of the same length: they tell their own.
+    instead: tuple[bytes, bytes] | None = None
     reads: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -121,7 +123,7 @@ async def _pace(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made
     with suppress(OSError):
         while data := await reader.read(made.pace_bytes):
             await made.reads.wait()
-            writer.write(data)
+            writer.write(data if made.instead is None else data.replace(*made.instead))
             await writer.drain()
             if made.pace_seconds:
                 await asyncio.sleep(made.pace_seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,13 +35,15 @@ ARGUMENTS = (
 
 
 @asynccontextmanager
-async def launch(*arguments: str) -> AsyncIterator[Browser]:
-    """A headless Chromium with an empty profile and further arguments."""
+async def launch(*arguments: str, without: Sequence[str] = ()) -> AsyncIterator[Browser]:
+    """A headless Chromium with an empty profile and further arguments, `without` some of Playwright's own."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("no Chromium; on Debian: apt-get install chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
+        browser = await playwright.chromium.launch(
+            executable_path=path, args=[*ARGUMENTS, *arguments], ignore_default_args=list(without)
+        )
         yield browser
         await browser.close()
 
@@ -50,6 +52,13 @@ async def launch(*arguments: str) -> AsyncIterator[Browser]:
 async def chromium() -> AsyncIterator[Browser]:
     """A headless Chromium with an empty profile."""
     async with launch() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def caching_chromium() -> AsyncIterator[Browser]:
+    """One that keeps pages which were left for whoever goes back; drivers of browsers turn that off."""
+    async with launch(without=["--disable-back-forward-cache"]) as browser:
         yield browser
 
 

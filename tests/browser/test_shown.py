@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -76,6 +77,63 @@ async def test_the_field_grows_with_its_text_and_counts_at_the_limit(chromium: B
     await page.get_by_test_id("send").click()
     await expect(answers(page, "completed")).to_have_count(1)
     assert await height() == low
+
+
+async def test_where_a_finger_types_enter_begins_a_line_and_the_button_sends(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    """A phone's keyboard has no Shift+Enter; the field says so, and Ctrl+Enter of a keyboard beside it sends."""
+    context = await chromium.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
+    page = await open_session(context, server, "phone")
+    field = page.get_by_test_id("composer")
+    await expect(field).to_have_attribute("enterkeyhint", "enter")
+    await field.tap()
+    await page.keyboard.type("one")
+    await page.keyboard.press("Enter")
+    await page.keyboard.type("two")
+    await expect(field).to_have_value("one\ntwo")
+    await page.get_by_test_id("send").tap()
+    await expect(field).to_have_value("")
+    await expect(page.locator("[data-testid=message][data-role=user]")).to_have_count(1)
+    await expect(answers(page, "completed")).to_have_count(1)
+    await page.keyboard.type("three")
+    await page.keyboard.press("Control+Enter")
+    await expect(answers(page, "completed")).to_have_count(2)
+    await context.close()
+
+    page = await open_session(await chromium.new_context(), server, "desk")
+    field = page.get_by_test_id("composer")
+    await expect(field).to_have_attribute("enterkeyhint", "send")
+    await field.press_sequentially("one")
+    await field.press("Shift+Enter")
+    await field.press_sequentially("two")
+    await expect(field).to_have_value("one\ntwo")
+    await field.press("Enter")
+    await expect(answers(page, "completed")).to_have_count(1)
+
+
+async def test_a_message_of_another_day_has_its_date(chromium: Browser, tmp_path: Path) -> None:
+    """One of today has its time; the whole of it is told to whoever points at it, as the browser's own zone has it."""
+    async with ServerProcess(tmp_path / "data", flags=("--port", str(free_port()))) as server:
+        context = await chromium.new_context(locale="de-DE", timezone_id="Asia/Tokyo")
+        page = await open_session(context, server, "dated")
+        await say(page, "then")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await server.kill9()
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / "chatserver.db")) as store:
+            store.execute("UPDATE messages SET created_at = '2024-02-29T20:30:05.000Z'")
+            store.commit()
+        await server.start()
+        await page.reload()
+        await connected(page)
+        await say(page, "now")
+        await expect(answers(page, "completed")).to_have_count(2)
+        then, now = (answers(page, "completed").nth(n).locator("time") for n in (0, 1))
+        await expect(then).to_have_text("1. März 2024 um 05:30")
+        await expect(then).to_have_attribute("datetime", "2024-02-29T20:30:05.000Z")
+        await expect(then).to_have_attribute("title", "Freitag, 1. März 2024 um 05:30:05 GMT+9")
+        await expect(now).to_have_text(re.compile(r"^(\d\d:\d\d|\d+\. \w+( \d+)? um \d\d:\d\d)$"))
+        await context.close()
 
 
 async def test_the_list_shows_that_it_is_on_its_way(chromium: Browser, server: ServerProcess) -> None:

@@ -215,6 +215,45 @@ async def test_a_dropped_connection_loses_nothing(chromium: Browser, tmp_path: P
         await context.close()
 
 
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_a_tab_that_comes_back_from_the_browsers_cache_goes_on(
+    caching_chromium: Browser, tmp_path: Path, way: str
+) -> None:
+    """As it stood, with what was said meanwhile; no event comes twice, and what is said from there on comes too.
+
+    Chromium keeps no page whose answers say `no-store`, others do: something between says something milder here.
+    """
+    async with (
+        ServerProcess(tmp_path / "data") as server,
+        relay("127.0.0.1", urlsplit(server.base_url).port or 0) as between,
+    ):
+        between.instead = (b"no-store", b"no-cache")
+        context = await caching_chromium.new_context()
+        await context.add_init_script(WAYS[way])
+        page = await context.new_page()
+        await page.goto(f"{between.url}/?session=cached")
+        await connected(page)
+        await say(page, "before")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await page.evaluate("() => addEventListener('pageshow', (event) => { window.kept = event.persisted; })")
+        await page.goto(f"{between.url}/docs")
+        said = await context.request.post(
+            f"{server.base_url}/api/chat",
+            data={"message": "meanwhile", "session_id": "cached"},
+            headers={"Origin": server.base_url},
+        )
+        assert said.ok, await said.text()
+        await page.go_back(wait_until="commit")
+        await connected(page)
+        assert await page.evaluate("() => window.kept") is True
+        await expect(answers(page, "completed")).to_have_count(2, timeout=30_000)
+        await say(page, "after")
+        await expect(answers(page, "completed")).to_have_count(3, timeout=30_000)
+        asked = await page.locator("[data-testid=message][data-role=user] [data-testid=content]").all_text_contents()
+        assert asked == ["before", "meanwhile", "after"]
+        await context.close()
+
+
 # What has happened at the connection and what was complained of, from here on.
 NOTICE = """() => {
     window.noticed = new Set();

@@ -79,6 +79,8 @@ export class FeedClient {
   #lastActivity: Activity = { type: "activity", running: [], unread: [], waiting: [] };
   /** Times that the hub was asked whether it is alive, since it last said something. */
   #unanswered = 0;
+  /** The page is being closed, or is kept by the browser for whoever comes back to it. */
+  #left = false;
   readonly #timer: ReturnType<typeof setInterval>;
 
   /** @param connect opens the link; what the hub says goes to its argument */
@@ -181,6 +183,7 @@ export class FeedClient {
   };
 
   #ask(): void {
+    if (this.#left) return;
     this.#unanswered += 1;
     this.#link.post({ type: "alive", look: document.visibilityState !== "hidden" });
   }
@@ -204,8 +207,15 @@ export class FeedClient {
   };
 
   #online = (): void => this.#look();
-  #hide = (): void => this.#link.post({ type: "leave" });
+  // Becoming hidden is told after this, and an answer to it would have the hub take the tab back, and the browser throw
+  // away what it keeps of the page.
+  #hide = (): void => {
+    this.#link.post({ type: "leave" });
+    this.#left = true;
+  };
+
   #show = (event: PageTransitionEvent): void => {
+    this.#left = false;
     if (event.persisted) this.#look();
   };
 }

@@ -124,6 +124,7 @@ export class TabsLink implements Link {
     channel.onmessage = ({ data }: MessageEvent<Note>) => this.#note(data);
     this.#timer = setInterval(() => this.#ask(), ASK_MS);
     addEventListener("pagehide", this.#abdicate);
+    addEventListener("pageshow", this.#show);
     this.#ask();
   }
 
@@ -145,6 +146,7 @@ export class TabsLink implements Link {
     clearInterval(this.#timer);
     clearTimeout(this.#takeover);
     removeEventListener("pagehide", this.#abdicate);
+    removeEventListener("pageshow", this.#show);
     this.#abdicate();
     this.#channel.close();
   }
@@ -203,6 +205,10 @@ export class TabsLink implements Link {
     this.#hub = null;
     this.#leader = null;
     this.#say({ type: "gone", id: this.#id });
+  };
+
+  #show = (event: PageTransitionEvent): void => {
+    if (event.persisted) this.#ask();
   };
 
   #say(note: Note): void {

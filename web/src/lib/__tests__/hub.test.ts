@@ -475,6 +475,21 @@ describe("Hub", () => {
     });
   });
 
+  it("is told nothing by a tab that has left until that comes back, though it becomes hidden then", async () => {
+    const posted: ToHub[] = [];
+    const client = new FeedClient(() => ({ post: (message) => posted.push(message), renew: () => {}, close: () => {} }));
+    posted.length = 0;
+    const looked = vi.spyOn(document, "visibilityState", "get").mockReturnValue("hidden");
+    dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+    document.dispatchEvent(new Event("visibilitychange"));
+    vi.advanceTimersByTime(60_000);
+    expect(posted.map((m) => m.type)).toEqual(["leave"]);
+    looked.mockRestore();
+    dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+    expect(posted.map((m) => m.type)).toEqual(["leave", "alive", "wake"]);
+    client.close();
+  });
+
   it("is looked for by a tab to which it answers no more, and the tab says where it stands", async () => {
     let deaf = false;
     const posted: ToHub[] = [];
