@@ -34,6 +34,8 @@ export class SessionList {
   told: ReadonlySet<string> = new Set();
   #complete = false;
   #paging = false;
+  /** What is shown answers another question than the one that is to be asked next. */
+  #outdated = false;
   #generation = 0;
   #soon: ReturnType<typeof setTimeout> | undefined;
   #doom: ReturnType<typeof setTimeout> | undefined;
@@ -58,6 +60,7 @@ export class SessionList {
     const generation = ++this.#generation;
     clearTimeout(this.#soon);
     this.stuck = false;
+    this.#outdated = false;
     this.status = "loading";
     try {
       const page = await this.#records.sessions(this.query, PAGE, 0);
@@ -78,6 +81,7 @@ export class SessionList {
   /** Shows what fits this, a moment later: there may be more to come. */
   search(change: Partial<ListQuery>): void {
     this.query = { ...this.query, ...change };
+    this.#outdated = true;
     this.#generation += 1; // what is on its way answers another question
     clearTimeout(this.#soon);
     this.#soon = setTimeout(() => void this.load(), "query" in change ? TYPING_MS : 0);
@@ -168,27 +172,30 @@ export class SessionList {
     const entry = this.deleting;
     if (entry === null) return;
     this.deleting = null;
-    void this.#carryOut(async () => {
+    const request = async (): Promise<void> => {
       try {
         await this.#records.remove(entry.id, leaving);
       } finally {
         this.#gone.delete(entry.id);
       }
-    });
+    };
+    void this.#carryOut(request, leaving);
   }
 
-  async #carryOut(request: () => Promise<unknown>): Promise<void> {
+  async #carryOut(request: () => Promise<unknown>, leaving = false): Promise<void> {
     try {
       await request();
       this.#onChanged();
     } catch (caught) {
       this.#onError(asApiError(caught));
-      await this.#refresh(); // shows what is true
     }
+    // Shows what is true, also where a list that was on its way meanwhile has undone the change that is shown already.
+    if (!leaving) await this.#refresh();
   }
 
   /** Reads the newest page and puts it in the place of what is known of that time. */
   async #refresh(): Promise<void> {
+    if (this.#outdated) return this.load();
     const generation = ++this.#generation;
     try {
       const page = await this.#records.sessions(this.query, PAGE, 0);

@@ -1,9 +1,9 @@
 // The list's pages, where the server does not always answer.
 
-import { describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import type { Records, SessionEntry } from "../records.ts";
-import { SessionList } from "../sessionList.svelte.ts";
+import { SessionList, UNDO_MS } from "../sessionList.svelte.ts";
 
 function page(from: number, count: number): SessionEntry[] {
   return Array.from({ length: count }, (_, i) => ({
@@ -18,6 +18,52 @@ function page(from: number, count: number): SessionEntry[] {
     waiting: false,
   }));
 }
+
+function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
+  let resolve!: (value: T) => void;
+  const promise = new Promise<T>((done) => (resolve = done));
+  return { promise, resolve };
+}
+
+describe("a list that is on its way while something is done", () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
+  it.each(["archive", "remove"] as const)("brings back nothing for good: %s", async (what) => {
+    const [gone, ...left] = page(0, 3) as [SessionEntry, SessionEntry, SessionEntry];
+    const sessions = vi.fn<Records["sessions"]>().mockResolvedValueOnce([gone, ...left]);
+    const done = () => Promise.resolve();
+    const records = { sessions, projects: () => Promise.resolve([]), archive: done, remove: done };
+    const list = new SessionList(records as unknown as Records, () => {}, () => {});
+    await list.load();
+    const late = deferred<SessionEntry[]>();
+    sessions.mockReturnValueOnce(late.promise).mockResolvedValue(left);
+    if (what === "remove") list.remove(gone);
+    await vi.advanceTimersByTimeAsync(UNDO_MS - 1_000);
+    list.heard({ type: "news", session: null });
+    await vi.advanceTimersByTimeAsync(500);
+    expect(sessions).toHaveBeenCalledTimes(2);
+    if (what === "archive") void list.archive(gone, true);
+    await vi.advanceTimersByTimeAsync(1_000);
+    late.resolve([gone, ...left]); // as it was when it was asked for
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(list.entries.map((e) => e.id)).toEqual(left.map((e) => e.id));
+    list.close();
+  });
+
+  it("is no part of what is searched for", async () => {
+    const sessions = vi.fn<Records["sessions"]>().mockResolvedValueOnce(page(200, 100));
+    const records = { sessions, projects: () => Promise.resolve([]) };
+    const list = new SessionList(records as unknown as Records, () => {}, () => {});
+    await list.load();
+    sessions.mockResolvedValue(page(0, 100));
+    list.search({ query: "x" });
+    list.heard({ type: "news", session: null });
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(list.entries.map((e) => e.id)).toEqual(page(0, 100).map((e) => e.id));
+    list.close();
+  });
+});
 
 describe("the next page of the list", () => {
   it("that cannot be read is told of, and read when that is asked for", async () => {
