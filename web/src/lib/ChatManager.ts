@@ -17,6 +17,7 @@ import {
 import { FrameScheduler } from "./frame.ts";
 import { OlderMessages } from "./history.ts";
 import { Outbox, type PendingMessage, type Unsent } from "./outbox.ts";
+import { persistently } from "./persist.ts";
 import type { ChatState, Message, NumberedEvent } from "./protocol.ts";
 import { apply } from "./reducer.ts";
 import { newId } from "./session.ts";
@@ -315,7 +316,8 @@ export class ChatManager {
     return this.#attempt(() => this.#api.command(this.#sessionId, command, args));
   }
 
-  /** Decides about a tool call. `quiet`: no matter if somebody else has decided already. */
+  /** Decides about a tool call. `quiet`: nobody pressed for it, so it is tried until the server answers, and no matter
+   * if somebody else has decided already. */
   async resolveApproval(
     approvalId: string,
     decision: "approve" | "deny",
@@ -323,8 +325,13 @@ export class ChatManager {
     sessionId = this.#sessionId,
   ): Promise<void> {
     const request = (): Promise<CommandAnswer> => this.#api.command(sessionId, decision, { approval_id: approvalId });
-    if (quiet) await request().catch(() => undefined);
-    else await this.#attempt(request);
+    if (quiet) {
+      await persistently(
+        request,
+        () => {},
+        () => true, // an approval that has ended is refused for good
+      );
+    } else await this.#attempt(request);
   }
 
   /** The models a message can name; none where the server offers no choice or is away. */

@@ -327,6 +327,16 @@ describe("ChatManager", () => {
     expect(manager.view().progress.size).toBe(0);
   });
 
+  it("approves by itself until the server has answered, and says nothing of it", async () => {
+    const gone: Answer = { status: 404, body: { code: "approval_not_found", title: "No such approval" } };
+    answers = ["network", OVERLOADED, gone];
+    const decided = manager.resolveApproval("a-one", "approve", true);
+    await vi.advanceTimersByTimeAsync(60_000);
+    await decided;
+    expect(calls.map((call) => call.body.args)).toEqual(Array(3).fill({ approval_id: "a-one" }));
+    expect(errors).toEqual([]);
+  });
+
   it("reports a failed command and returns nothing", async () => {
     answers = [{ status: 400, body: { code: "unknown_command", title: "Unknown command", detail: "Known: list_tools" } }];
     await expect(manager.command("dance")).resolves.toBeNull();
