@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from chatserver.config import Settings
+from chatserver.live_session import LiveSession
+from chatserver.store.base import SessionKey
 from chatserver.store.sql import open_accounts
 from chatserver.users_command import line_of
 from tests.api.conftest import Api, Serve
@@ -231,3 +233,39 @@ async def test_a_damaged_session_is_deleted_once_and_its_id_can_be_used_at_once(
         for live in manager.live():
             manager.remove(live)
         run_sql(tmp_path / "data", "UPDATE sessions SET project_id = 'p' WHERE session_id = ?", damaged)
+
+
+async def test_nobody_loads_or_makes_a_damaged_session_while_it_is_being_deleted(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait: else a session made in its place meanwhile would be deleted in its place, too."""
+    person, _, damaged = await a_person(api)
+    run_sql(tmp_path / "data", "UPDATE sessions SET metadata = '{' WHERE session_id = ?", damaged)
+    store = api.server.services.store
+    reached, go_on, delete = asyncio.Event(), asyncio.Event(), store.delete_session
+
+    async def held(_: object, key: SessionKey) -> bool:
+        reached.set()
+        await go_on.wait()
+        return await delete(key)
+
+    monkeypatch.setattr(type(store), "delete_session", held)
+    deleting = asyncio.create_task(person.call("DELETE", f"/api/llm/sessions/{damaged}"))
+    await reached.wait()
+    manager = api.server.services.manager
+    asked, pin = asyncio.Event(), manager.pin
+
+    async def asking(_: object, key: SessionKey) -> LiveSession | None:
+        asked.set()
+        return await pin(key)
+
+    monkeypatch.setattr(type(manager), "pin", asking)
+    making = asyncio.create_task(person.post("/api/system", session_id=damaged, message="anew"))
+    await asked.wait()
+    assert (await api.get("/health"))[0] == 200
+    assert not making.done()
+    go_on.set()
+    assert (await deleting)[0] == 200
+    status, state, _ = await making
+    assert (status, [m["content"] for m in state["messages"]]) == (200, ["anew"])
+    assert (await person.get(f"/api/state?session_id={damaged}"))[1]["messages"] == state["messages"]
