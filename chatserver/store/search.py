@@ -24,7 +24,7 @@ from chatserver.store.records import SessionKey
 from chatserver.store.rows import Row, indexed_of, key_params
 from chatserver.store.schema import SEQ_BITS
 from chatserver.store.soundness import count_of, text_of
-from chatserver.store.statements import Statement
+from chatserver.store.statement import Statement
 from chatserver.store.transaction import Transaction
 from chatserver.store.words import SEARCHED_CHARS, query_words, words_of
 

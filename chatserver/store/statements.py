@@ -10,17 +10,13 @@ out in the SQL, because partial indexes are found only so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
     ClauseElement,
     ColumnElement,
     Dialect,
-    FromClause,
     Integer,
     LargeBinary,
     Table,
@@ -39,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chatserver.store import listing_statements, usage_statements
+from chatserver.store import branch_statements, listing_statements, usage_statements
 from chatserver.store.account_statements import AccountStatements
 from chatserver.store.expressions import ONE as _ONE
 from chatserver.store.expressions import TWO as _TWO
@@ -61,6 +57,7 @@ from chatserver.store.schema import (
     turn_chunks,
     turns,
 )
+from chatserver.store.statement import Statement
 
 RECORD = tuple(sessions.c[name] for name in ROW_COLUMNS)
 MESSAGE_COLUMNS = tuple(c.name for c in messages.c)
@@ -69,45 +66,6 @@ MESSAGE_COLUMNS = tuple(c.name for c in messages.c)
 CHANGEABLE = frozenset(
     {"title", "is_named", "model", "expires_at", "project_id", "description", "metadata", "is_active", "owner"}
 )
-
-
-class Statement:
-    """SQL text and the order in which its parameters are bound, made when first used: all of them at once would be a
-    third of what opening a store costs.
-
-    Two threads may make the same one at the same time; they make the same thing.
-    """
-
-    __slots__ = ("_dialect", "_executable", "bind", "sql")
-
-    sql: str
-    bind: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-
-    def __init__(self, executable: ClauseElement, dialect: Dialect) -> None:
-        self._executable = executable
-        self._dialect = dialect
-
-    def __getattr__(self, name: str) -> Any:
-        """Reached only while `sql` and `bind` are not set."""
-        if name not in ("sql", "bind"):
-            raise AttributeError(name)
-        compiled = self._executable.compile(dialect=self._dialect)
-        constants = [name for name, value in compiled.params.items() if value is not None]
-        assert not constants, f"{constants} would have to be bound: write them into the SQL"  # noqa: S101 - our mistake
-        names: list[str] = list(getattr(compiled, "positiontup", None) or ())
-        match names:
-            case []:
-                self.bind = _nothing
-            case [one]:
-                self.bind = lambda params: (params[one],)
-            case _:
-                self.bind = itemgetter(*names)
-        self.sql = str(compiled)
-        return getattr(self, name)
-
-
-def _nothing(_params: Mapping[str, Any]) -> tuple[Any, ...]:
-    return ()
 
 
 def _some_turn(condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -246,8 +204,8 @@ class Statements:
             .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
             .values({name: _p(messages.c[name]) for name in settled})
         )
-        self.branch = make(_branch())
-        self.system_messages = make(_system_messages())
+        self.branch = make(branch_statements.branch())
+        self.system_messages = make(branch_statements.system_messages())
         self.begin_siblings = make(
             update(messages)
             .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
@@ -279,15 +237,15 @@ class Statements:
         self.remove_message = make(
             delete(messages)
             .where(_key(messages), messages.c.message_id == _p(messages.c.message_id))
-            .returning(held_bytes(messages))
+            .returning(branch_statements.held_bytes(messages))
         )
         self.remove_turn = make(
             delete(turns)
             .where(_turn(turns))
             .returning(func.coalesce(func.length(cast(turns.c.message, LargeBinary)), _ZERO))
         )
-        self.measure_branch = make(_measure_branch())
-        self.copy_branch = make(_copy_branch(insert))
+        self.measure_branch = make(branch_statements.measure_branch())
+        self.copy_branch = make(branch_statements.copy_branch(insert))
 
         # --- turns ---
         self.insert_running_turn = make(insert(turns).values(values(turns, state=RUNNING)))
@@ -377,7 +335,7 @@ class Statements:
         # --- many sessions ---
         self.list_projects = make(listing_statements.projects())
         self.session_stats = make(listing_statements.stats())
-        self.branch_page = make(_branch_page())
+        self.branch_page = make(branch_statements.branch_page())
         self.sessions_to_adopt = make(listing_statements.to_adopt())
         self.adopt_session = make(
             update(sessions)
@@ -455,108 +413,3 @@ class Statements:
             known = Statement(listing_statements.page(in_project, words), self._dialect)
             self._lists[in_project, words] = known
         return known
-
-
-def held_bytes(of: FromClause) -> ColumnElement[Any]:
-    """The bytes of text that a message holds: contents, reasoning and tool calls."""
-    # As bytes: SQLite counts the characters of a text up to its first NUL.
-    content, reasoning, tool_calls = (
-        func.length(cast(c, LargeBinary)) for c in (of.c.content, of.c.reasoning, of.c.tool_calls)
-    )
-    held: ColumnElement[Any] = content + reasoning + func.coalesce(tool_calls, _ZERO)
-    return held
-
-
-def _walk(*names: str, is_measured: bool = False) -> CTE:
-    """Up to `count` messages of the branch that ends at `leaf_id`, from child to parent, with their `depth` from 1 on.
-
-    The depth ends it, in a damaged database with a cycle of parents too.
-
-    Args:
-        names: columns that are needed; `parent_id` is there always.
-        is_measured: with `held`, the bytes of text up to there; it ends where they are more than `max_bytes`.
-    """
-    names = ("parent_id", *(name for name in names if name != "parent_id"))
-    parent = messages.alias("parent")
-
-    def held(of: FromClause) -> list[ColumnElement[Any]]:
-        return [held_bytes(of).label("held")] if is_measured else []
-
-    leaf = (
-        select(*(messages.c[name] for name in names), literal_column("1", Integer).label("depth"), *held(messages))
-        .where(_key(messages), messages.c.message_id == _p(messages.c.message_id, "leaf_id"))
-        .cte("branch", recursive=True)
-    )
-    further = [leaf.c.held + size for size in held(parent)]
-    return leaf.union_all(
-        select(*(parent.c[name] for name in names), leaf.c.depth + _ONE, *further)
-        .select_from(leaf)
-        .join(parent, parent.c.message_id == leaf.c.parent_id)
-        .where(
-            parent.c.tenant == _p(messages.c.tenant),
-            parent.c.session_id == _p(messages.c.session_id),
-            leaf.c.depth < bindparam("count", type_=Integer),
-            *([leaf.c.held <= bindparam("max_bytes", type_=Integer)] if is_measured else []),
-        )
-    )
-
-
-def _branch() -> ClauseElement:
-    """The ids of the newest `count` messages of a branch, newest first. The walk carries no text."""
-    walk = _walk("message_id")
-    return select(walk.c.message_id).order_by(walk.c.depth)
-
-
-def _branch_page() -> ClauseElement:
-    """The ids of up to `limit` messages of a branch, oldest first, after `offset` of them."""
-    walk = _walk("message_id")
-    return (
-        select(walk.c.message_id)
-        .order_by(walk.c.depth.desc())
-        .limit(bindparam("limit", type_=Integer))
-        .offset(bindparam("offset", type_=Integer))
-    )
-
-
-def _system_messages() -> ClauseElement:
-    """The newest `limit` system messages among the newest `count` messages of a branch, newest first.
-
-    The walk carries no text: of a long branch most of it would be copied for nothing.
-    """
-    walk = _walk("message_id", "role")
-    return (
-        select(*messages.c)
-        .select_from(walk)
-        .join(messages, messages.c.message_id == walk.c.message_id)
-        .where(_key(messages), walk.c.role == literal_column("'system'"))
-        .order_by(walk.c.depth)
-        .limit(bindparam("limit", type_=Integer))
-        .offset(literal_column("0", Integer))  # SQLite's dialect would bind one
-    )
-
-
-def _measure_branch() -> ClauseElement:
-    """How many messages a branch has, up to `count`, how many of them are running answers, and how many bytes of
-    text they hold, up to the message that exceeds `max_bytes`: texts beyond it are not read."""
-    walk = _walk("status", is_measured=True)
-    running = func.count().filter(walk.c.status == literal_column("'streaming'"))
-    return select(func.count(), running, func.max(walk.c.held)).select_from(walk)
-
-
-def _copy_branch(insert: Any) -> ClauseElement:
-    """Insert a branch's messages, `count` in number, into the session `copy_id` as its first."""
-    walk = _walk("message_id")
-    place = bindparam("count", type_=Integer) + _ONE - walk.c.depth
-    given = {
-        "session_id": bindparam("copy_id", type_=messages.c.session_id.type),
-        "seq": place,
-        "sibling_of": literal_column("NULL"),
-    }
-    copies = (
-        select(*(given.get(c.name, c) for c in messages.c))
-        .select_from(walk)
-        .join(messages, messages.c.message_id == walk.c.message_id)
-        .where(_key(messages))
-    )
-    statement: ClauseElement = insert(messages).from_select(MESSAGE_COLUMNS, copies)
-    return statement

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from chatserver.store.statements import Statement, Statements
+from chatserver.store.statement import Statement
+from chatserver.store.statements import Statements
 
 Params = Mapping[str, Any]
 

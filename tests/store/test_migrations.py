@@ -23,7 +23,8 @@ from chatserver.store.operations import name_session
 from chatserver.store.schema import METADATA, REVISION
 from chatserver.store.search import FIRST, index_some
 from chatserver.store.sql import open_store
-from chatserver.store.statements import CHANGEABLE, Statement, sqlite_statements
+from chatserver.store.statement import Statement
+from chatserver.store.statements import CHANGEABLE, sqlite_statements
 from chatserver.store.transaction import Transaction
 
 
