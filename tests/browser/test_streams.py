@@ -235,22 +235,28 @@ async def test_a_tab_that_comes_back_from_the_browsers_cache_goes_on(
         await connected(page)
         await say(page, "before")
         await expect(answers(page, "completed")).to_have_count(1)
-        await page.evaluate("() => addEventListener('pageshow', (event) => { window.kept = event.persisted; })")
-        await page.goto(f"{between.url}/docs")
-        said = await context.request.post(
-            f"{server.base_url}/api/chat",
-            data={"message": "meanwhile", "session_id": "cached"},
-            headers={"Origin": server.base_url},
-        )
-        assert said.ok, await said.text()
-        await page.go_back(wait_until="commit")
-        await connected(page)
-        assert await page.evaluate("() => window.kept") is True
-        await expect(answers(page, "completed")).to_have_count(2, timeout=30_000)
-        await say(page, "after")
-        await expect(answers(page, "completed")).to_have_count(3, timeout=30_000)
+        said = ["before"]
+        kept = False
+        while not kept:  # a browser that is short of time or memory may let one go
+            assert len(said) < 6, "the browser never kept the page"
+            await page.evaluate("() => addEventListener('pageshow', (event) => { window.kept = event.persisted; })")
+            await page.goto(f"{between.url}/docs")
+            said.append(f"meanwhile {len(said)}")
+            answer = await context.request.post(
+                f"{server.base_url}/api/chat",
+                data={"message": said[-1], "session_id": "cached"},
+                headers={"Origin": server.base_url},
+            )
+            assert answer.ok, await answer.text()
+            await page.go_back(wait_until="commit")
+            await connected(page)
+            kept = await page.evaluate("() => window.kept === true")
+        await expect(answers(page, "completed")).to_have_count(len(said), timeout=30_000)
+        said.append("after")
+        await say(page, said[-1])
+        await expect(answers(page, "completed")).to_have_count(len(said), timeout=30_000)
         asked = await page.locator("[data-testid=message][data-role=user] [data-testid=content]").all_text_contents()
-        assert asked == ["before", "meanwhile", "after"]
+        assert asked == said
         await context.close()
 
 

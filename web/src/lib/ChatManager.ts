@@ -273,12 +273,12 @@ export class ChatManager {
 
   /**
    * Reads a page of older messages into the view; why it could not stands there too, and is no `onError`. Does nothing
-   * while one is being read, and where there is none.
+   * while one is being read, and where there is none. False where it failed.
    */
-  async loadOlder(): Promise<void> {
+  async loadOlder(): Promise<boolean> {
     const sessionId = this.#sessionId;
     const before = this.#state === null ? undefined : this.#older.oldest(this.#state)?.id;
-    if (this.#paging || this.#state === null || before === undefined || !this.#older.hasMore(this.#state)) return;
+    if (this.#paging || this.#state === null || before === undefined || !this.#older.hasMore(this.#state)) return true;
     this.#paging = true;
     let failure: ApiError | null = null;
     const page = await this.#api.messagesBefore(sessionId, before, PAGE_MESSAGES).catch((error: unknown) => {
@@ -286,10 +286,11 @@ export class ChatManager {
       return null;
     });
     this.#paging = false;
-    if (sessionId !== this.#sessionId) return;
+    if (sessionId !== this.#sessionId) return true;
     this.#olderError = failure;
     if (page !== null) this.#older.add(page, before, this.#state);
     this.#changed();
+    return page !== null;
   }
 
   /** Adds a system message: people see it, the agent reads it at its next turn. Whether that went well. */
