@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from chatserver.agents import mcp_operations
 from chatserver.config import McpServerConfig
 from chatserver.errors import ToolError
 from tests.mcp.conftest import ANNA, BERT, Hub, Npm, OpenHub, children, until
@@ -121,8 +122,9 @@ async def test_everything_lists_calls_and_describes(everything: Hub) -> None:
 
 
 @npm_servers
-async def test_everything_tells_progress(everything: Hub) -> None:
-    """Each step reaches the handler, in order, before the result."""
+async def test_everything_tells_progress(everything: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step reaches the handler, in order, before the result; also those that a stall brings at once."""
+    monkeypatch.setattr(mcp_operations, "PROGRESS_SECONDS", 0)
     seen: list[Progress] = []
     arguments = {"duration": 0.6, "steps": 4}
 
