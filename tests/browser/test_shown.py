@@ -280,7 +280,7 @@ async def test_lines_stay_readable_on_a_very_wide_screen(chromium: Browser, serv
     await expect(answers(page, "completed")).to_have_count(1)
     boxes = [
         await page.locator(selector).first.bounding_box()
-        for selector in ("[role=log] ol", "[data-testid=composer]", "main")
+        for selector in ("[role=log] [role=list]", "[data-testid=composer]", "main")
     ]
     column, field, room = [box for box in boxes if box is not None]
     assert column["width"] < 900

@@ -19,6 +19,29 @@ export function drawFormula(source: string, display: boolean): Node | null {
   return nodes?.cloneNode(true) ?? null;
 }
 
+/** Which classes have been laid out already: their fonts are here, or were asked for. */
+const seen = new Set<string>();
+
+/**
+ * The fonts a formula needs that are still loading, each as a promise. A browser asks for a font when the first text in
+ * it is laid out, so what looks new is laid out once where nobody sees it.
+ */
+export function fontsMissing(source: string, display: boolean): Promise<unknown>[] {
+  const nodes = drawFormula(source, display);
+  if (nodes === null) return [];
+  const place = document.createElement("div");
+  place.className = "visually-hidden";
+  place.append(nodes);
+  const classes = [...place.querySelectorAll("[class]")].map((element) => element.className.toString());
+  if (classes.some((names) => !seen.has(names))) {
+    for (const names of classes) seen.add(names);
+    document.body.append(place);
+    void place.offsetWidth;
+    place.remove();
+  }
+  return [...(document.fonts ?? [])].filter((face) => face.status === "loading").map((face) => face.loaded);
+}
+
 function make(source: string, displayMode: boolean): Node | null {
   const fragment = document.createDocumentFragment();
   const place = document.createElement("span");

@@ -156,7 +156,9 @@ function tidied(last: Token | undefined, links: Links): Token[] {
     const code = text.replace(/(?:^|\n) {0,3}(?:`{1,}|~{1,})$/, "");
     return code === text ? [last] : [{ ...last, raw: `${last.raw}\u0000`, text: code }];
   }
-  const raw = last.type === "mathBlock" ? last.raw : closed(withoutOpenMath(withoutForming(last.raw)));
+  // A row of a table when it is whole: what stands to the right in its cell would move with every letter.
+  const text = last.type === "table" ? last.raw.slice(0, last.raw.lastIndexOf("\n") + 1) : last.raw;
+  const raw = last.type === "mathBlock" ? text : closed(withoutOpenMath(withoutForming(text)));
   if (raw === last.raw) return [last];
   // The marker keeps the half-formed block apart from the finished one with the same source.
   return lex(raw, links).tokens.map((t) => ({ ...t, raw: `${t.raw}\u0000` }));

@@ -69,6 +69,26 @@ let loading: Promise<Katex> | undefined;
 /** What each drawn formula was drawn from: its text is KaTeX's since then. */
 const drawn = new WeakMap<Element, string>();
 
+export function isTooLong(source: string): boolean {
+  return source.length > MAX_CHARACTERS;
+}
+
+export function loadedKatex(): Katex | undefined {
+  return loaded;
+}
+
+/** Loads it. A failed attempt (the server was away just then) is repeated at the next call. */
+export function loadKatex(): Promise<Katex> {
+  loading ??= import("./katex.ts").then(
+    (katex) => (loaded = katex),
+    (error: unknown) => {
+      loading = undefined;
+      throw error;
+    },
+  );
+  return loading;
+}
+
 /** The source of a formula that is drawn already; undefined for any other element. */
 export function drawnFrom(element: Element): string | undefined {
   return drawn.get(element);
@@ -79,17 +99,16 @@ export function drawMath(root: Element): void {
   const found = [...root.querySelectorAll(".math")].filter((e) => !drawn.has(e));
   if (found.length === 0) return;
   if (loaded !== undefined) return draw(found, loaded);
-  loading ??= import("./katex.ts");
-  loading.then(
-    (katex) => draw(found, (loaded = katex)),
-    () => (loading = undefined), // the server was away just then; the next formula tries again
+  loadKatex().then(
+    (katex) => draw(found, katex),
+    () => undefined, // they stay as their source
   );
 }
 
 function draw(elements: readonly Element[], { drawFormula }: Katex): void {
   for (const element of elements) {
     const source = element.textContent ?? "";
-    if (drawn.has(element) || !element.isConnected || source.length > MAX_CHARACTERS) continue;
+    if (drawn.has(element) || !element.isConnected || isTooLong(source)) continue;
     drawn.set(element, source);
     const nodes = drawFormula(source, element.classList.contains("display"));
     if (nodes !== null) element.replaceChildren(nodes);
