@@ -58,7 +58,7 @@ async def test_all_tabs_of_a_session_see_the_same_bytes(tmp_path: Path) -> None:
         AsyncExitStack() as stack,
     ):
         first = await stack.enter_async_context(checker.follow("tabs"))
-        sent = await checker.send("tabs", story(1000, 3, f"{checker.canary('tabs')} é"))
+        sent = await checker.send("tabs", story(2000, 3, f"{checker.canary('tabs')} é"))
         tabs: list[Stream] = []
         for _ in range(20):
             await first.until_type("text.delta")

@@ -653,13 +653,13 @@ class Stream:
             body = orjson.loads(block.data)
         except ValueError as error:
             raise Violation(f"data that is not JSON: {block.data[:200]!r}") from error
-        if self._whole_states:
-            return self._take_whole_state(block, body)
         kind = body.get("type")
         if kind in _UNNUMBERED:
             if block.id is not None:
                 raise Violation(f"{kind} with id {block.id!r}")
             return Event(kind, None, body, block.raw)
+        if self._whole_states:
+            return self._take_whole_state(block, body)
         session_id = body.get("session_id")
         if session_id not in self.sessions:
             raise Violation(f"{kind} of session {session_id!r} in a stream of {sorted(self.sessions)}")
