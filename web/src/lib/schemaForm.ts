@@ -35,7 +35,8 @@ export function argumentsOf(
   const values: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
   const wrong: string[] = [];
   for (const field of fields) {
-    const entry = entries[field.name] ?? "";
+    // Its own: a tool may call an argument `constructor`.
+    const entry = Object.hasOwn(entries, field.name) ? (entries[field.name] ?? "") : "";
     if (entry.trim() === "" && !(field.kind === "text" && field.required)) {
       if (field.required) wrong.push(field.name);
       continue;

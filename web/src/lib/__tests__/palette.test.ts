@@ -43,6 +43,13 @@ describe("a form from a schema", () => {
     expect(argumentsOf(fields, entries)).toEqual({ wrong: ["days", "exact", "filter", "factor"] });
   });
 
+  it.each(["constructor", "toString", "__proto__"])("takes nothing for entered that every object has: %s", (name) => {
+    const fields = fieldsOf({ properties: Object.fromEntries([[name, { type: "string" }]]), required: [name] });
+    expect(argumentsOf(fields, {})).toEqual({ values: Object.fromEntries([[name, ""]]) });
+    const optional = fieldsOf({ properties: Object.fromEntries([[name, { type: "string" }]]) });
+    expect(Object.keys((argumentsOf(optional, {}) as { values: object }).values)).toEqual([]);
+  });
+
   it.each([null, 1, "x", [], {}, { properties: [] }, { properties: null }])("has no fields where the schema is %j", (schema) => {
     expect(fieldsOf(schema)).toEqual([]);
   });
