@@ -20,7 +20,8 @@ pytestmark = pytest.mark.browser
 
 def _example(language: str) -> str:
     """The code under the question how to use it."""
-    section = (ROOT / "docs" / "page.md").read_text().split("## How do I use ChatManager in my own page?")[1]
+    question = "## How do I embed the chat in my own page, with ChatManager?"
+    section = (ROOT / "docs" / "page.md").read_text().split(question)[1]
     found = re.search(rf"^```{language}\n(.*?)^```", section, re.M | re.S)
     assert found is not None
     return found[1]
