@@ -8,8 +8,8 @@ export type Row =
   | { readonly kind: "heading"; readonly key: string; readonly text: string }
   | { readonly kind: "session"; readonly key: string; readonly entry: SessionEntry };
 
-/** In pixels; app.css's --row-height and --heading-height say the same. Fixed, so that places can be counted out. */
-export const ROW_PX = 44;
+/** In pixels; a finger needs more of them. Fixed, so that places can be counted out. */
+export const ROW_PX = globalThis.matchMedia?.("(pointer: coarse)").matches ? 44 : 36;
 export const HEADING_PX = 36;
 /** Rows drawn beyond each edge, so that a fast scroll shows no hole. */
 const BEYOND = 8;
