@@ -147,7 +147,7 @@ function block(token: Token, before: Block | undefined): Block {
 
 /**
  * The last block with what is still forming left out or closed: half a fence, a bare list marker (which would flash as
- * a heading), the first rows of a table, half a link, a formula that has begun, an open `**` or backtick.
+ * a heading), the first rows of a table, half a link, a formula that has begun, an open `**` or backtick, half a word.
  */
 function tidied(last: Token | undefined, links: Links): Token[] {
   if (last === undefined) return [];
@@ -158,10 +158,25 @@ function tidied(last: Token | undefined, links: Links): Token[] {
   }
   // A row of a table when it is whole: what stands to the right in its cell would move with every letter.
   const text = last.type === "table" ? last.raw.slice(0, last.raw.lastIndexOf("\n") + 1) : last.raw;
-  const raw = last.type === "mathBlock" ? text : closed(withoutOpenMath(withoutForming(text)));
+  const raw = last.type === "mathBlock" ? text : closed(withoutOpenMath(withoutForming(withoutHalfWord(text))));
   if (raw === last.raw) return [last];
   // The marker keeps the half-formed block apart from the finished one with the same source.
   return lex(raw, links).tokens.map((t) => ({ ...t, raw: `${t.raw}\u0000` }));
+}
+
+/** Of scripts that put no space between words: a line may be broken behind nearly every letter of them. */
+const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
+/** What is longer is no word to wait for. */
+const MAX_WORD = 40;
+
+/**
+ * Without a last word that may still grow: the first one behind a link, a formula or bold words would jump to the next
+ * line with the letter that no longer fits. In a text without any of these only its end moves.
+ */
+function withoutHalfWord(raw: string): string {
+  const word = /\S*$/.exec(raw)![0];
+  if (word.length > MAX_WORD || UNSPACED.test(word) || word.includes("](") || !/[*_`$~\]<]/.test(raw)) return raw;
+  return raw.slice(0, raw.length - word.length);
 }
 
 function withoutForming(raw: string): string {

@@ -132,13 +132,17 @@ describe("a growing text", () => {
     ["Before\n\n#", "Before"],
     ["Before\n\n| a | b |", "Before"],
     ["Before\n\n| a | b |\n|--", "Before"],
-    ["See [docs](https://exa", "See docs"],
-    ["It is **very imp", "It is very imp"],
-    ["Call `fun", "Call fun"],
+    ["See the [old docs](https://exa", "See the old docs"],
+    ["It is **very imp", "It is very"],
+    ["It is **important** to kn", "It is important to"],
+    ["Call `fun", "Call"],
+    ["Call `fun(a, ", "Call fun(a,"],
+    ["Nothing but wor", "Nothing but wor"],
+    ["**これは**漢字", "これは漢字"],
     ["So $$\\frac{1", "So"],
     ["So \\(a + b", "So"],
     ["So $\\alpha + ", "So"],
-    ["It costs $5 and", "It costs $5 and"],
+    ["It costs $5 and ", "It costs $5 and"],
   ])("does not show what is still forming: %j", (source, shown) => {
     expect(text(new MarkdownBlocks().update(source, false)).trim()).toBe(shown);
   });
