@@ -19,16 +19,28 @@ _CODE = re.compile(r"(`+)[ \t]?([^`\n]+?)[ \t]?\1(?!`)")
 _STRONG = re.compile(r"(?<!\w)__(?=\S)|(?<=\S)__(?!\w)|\*\*(?=\S)|(?<=\S)\*\*|~~(?=\S)|(?<=\S)~~")
 _EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=[^\s*_])([^*_\n]*[^\s*_])\1(?![\w*])")
 _CELLS = re.compile(r"[ \t]*\|[ \t]*")
+# What a line begins with that `_LINE` or `_FENCE` may take from it, and what a text has that the others may: a list of
+# fifty plain texts would cost 2.5 ms more with all of them tried.
+_LINE_MARKS = (">", "#", "-", "*", "+", "|", "_", ":", "`", "~")
+_INSIDE = (
+    (("[",), _LINK, r"\1"),
+    (("`",), _CODE, r"\2"),
+    (("*", "_", "~"), _STRONG, ""),
+    (("*", "_"), _EMPHASIS, r"\2"),
+)
 
 
 def preview_of(text: str, chars: int) -> str | None:
     """Up to `chars` characters, each run of white space one space; None where there is no text."""
-    if not text.isalnum():  # one word is one word
+    if text.isalnum():  # one word is one word
+        return text[:chars]
+    if any(line.lstrip().startswith(_LINE_MARKS) for line in text.split("\n")):
         text = _FENCE.sub("", text)
         while (without := _LINE.sub("", text)) != text:  # a list in a quote
             text = without
-        for marks, plain in ((_LINK, r"\1"), (_CODE, r"\2"), (_STRONG, ""), (_EMPHASIS, r"\2")):
+    for signs, marks, plain in _INSIDE:
+        if any(sign in text for sign in signs):
             text = marks.sub(plain, text)
-        if text.lstrip().startswith("|"):
-            text = _CELLS.sub(" ", text)
+    if text.lstrip().startswith("|"):
+        text = _CELLS.sub(" ", text)
     return " ".join(text.split())[:chars] or None
