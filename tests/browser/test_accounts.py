@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.browser.page import answers, connected, open_session, say, words
 from tests.server import ServerProcess
@@ -70,18 +70,24 @@ async def test_a_wrong_password_is_told_and_nothing_is_lost(chromium: Browser, t
         await expect(page.get_by_test_id("composer")).to_have_value("a draft")
 
 
+async def two_tabs_of_a_user(context: BrowserContext, server: ServerProcess) -> tuple[Page, Page]:
+    """One in which somebody has just made an account, and another that has heard of it and holds a canary's words."""
+    page, other = [await open_session(context, server, name) for name in ("one", "two")]
+    await page.get_by_test_id("login-open").click()
+    await page.get_by_test_id("login-other").click()
+    await fill(page, "grace")
+    await expect(other.get_by_test_id("account")).to_contain_text("grace")
+    await connected(other)
+    await say(other, "canary in the other tab")
+    await expect(answers(other, "completed")).to_have_count(1)
+    return page, other
+
+
 async def test_a_logout_takes_the_words_from_every_tab(chromium: Browser, tmp_path: Path) -> None:
     """Whoever sits down next at this browser reads nothing."""
     async with ServerProcess(tmp_path / "data") as server:
         context = await chromium.new_context()
-        page, other = [await open_session(context, server, name) for name in ("one", "two")]
-        await page.get_by_test_id("login-open").click()
-        await page.get_by_test_id("login-other").click()
-        await fill(page, "grace")
-        await expect(other.get_by_test_id("account")).to_contain_text("grace")
-        await connected(other)
-        await say(other, "canary in the other tab")
-        await expect(answers(other, "completed")).to_have_count(1)
+        page, other = await two_tabs_of_a_user(context, server)
         await page.get_by_test_id("account").click()
         await page.get_by_test_id("logout").click()
         await expect(other.get_by_test_id("login-open")).to_be_visible()
@@ -93,14 +99,7 @@ async def test_a_logout_takes_the_words_from_a_tab_that_cannot_ask_at_once(chrom
     """It learns that somebody has logged out, and asks until it is told who sits there now."""
     async with ServerProcess(tmp_path / "data") as server:
         context = await chromium.new_context()
-        page, other = [await open_session(context, server, name) for name in ("one", "two")]
-        await page.get_by_test_id("login-open").click()
-        await page.get_by_test_id("login-other").click()
-        await fill(page, "grace")
-        await expect(other.get_by_test_id("account")).to_contain_text("grace")
-        await connected(other)
-        await say(other, "canary in the other tab")
-        await expect(answers(other, "completed")).to_have_count(1)
+        page, other = await two_tabs_of_a_user(context, server)
         await expect(other.get_by_test_id("session-row")).to_have_count(1)
         failed: list[str] = []
 
