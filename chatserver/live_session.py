@@ -159,7 +159,7 @@ class LiveSession:
 
     # --- streams.subscriber.Source ---
 
-    def frames_after(self, position: Position) -> list[Frame] | None:
+    def frames_after(self, position: Position) -> list[bytes] | None:
         return self.log.after(position)
 
     def snapshot_frame(self) -> bytes:

@@ -258,7 +258,8 @@ def test_a_snapshot_at_any_cut_and_the_rest_give_the_whole(seed: int, steps: int
         frames = live.frames_after(position)
         assert frames is not None
         for frame in frames:
-            reducer.apply(state, str(frame.position), json.loads(frame.data.decode().split("\n")[1][6:]))
+            number, data = frame.decode().split("\n")[:2]
+            reducer.apply(state, number.removeprefix("id: "), json.loads(data.removeprefix("data: ")))
         assert state == whole
 
 

@@ -2,7 +2,7 @@
 
 Contract, held by tests/conformance/test_event_log.py on every implementation:
 
-- Ordered: frames come back in the order of their positions, which only grow.
+- Ordered: frames come back in the order of their positions, which only grow, and by one within a fence.
 - Gapless within what is kept: `after(p)` is either every frame behind `p` or None, never some of them.
 - Same id, same bytes: a frame is stored as it went out.
 - Bounded by events and bytes: the oldest go first.
@@ -27,8 +27,8 @@ class EventLog(Protocol):
     def append(self, frame: Frame) -> None:
         """Add the newest frame."""
 
-    def after(self, position: Position) -> list[Frame] | None:
-        """Every frame behind `position`, oldest first; None where that can't be told."""
+    def after(self, position: Position) -> list[bytes] | None:
+        """The bytes of every frame behind `position`, oldest first; None where that can't be told."""
 
     def restart(self, top: Position) -> None:
         """Forget everything: what follows does so on `top`, which is newer than every frame so far and the only

@@ -64,7 +64,7 @@ class Source(Protocol):
     @property
     def position(self) -> Position: ...
 
-    def frames_after(self, position: Position) -> list[Frame] | None: ...
+    def frames_after(self, position: Position) -> list[bytes] | None: ...
 
     def snapshot_frame(self) -> bytes: ...
 
@@ -297,7 +297,7 @@ class Subscription:
         if frames is None:
             connection.sink.write(source.snapshot_frame())
         elif frames:
-            connection.sink.write(b"".join([f.data for f in frames]))
+            connection.sink.write(b"".join(frames))
         self.cursor = source.position
         if connection.sink.full:
             connection.mark_lagging()
@@ -329,9 +329,9 @@ class Subscription:
     def _missed(self) -> list[bytes] | None:
         """The frames behind the cursor; None where they are too many or gone."""
         frames = self._source.frames_after(self.cursor) if self.cursor is not None else None
-        if frames is None or sum([len(f.data) for f in frames]) > self.connection.backlog_bytes:
+        if frames is None or sum(map(len, frames)) > self.connection.backlog_bytes:
             return None
-        return [f.data for f in frames]
+        return frames
 
     def missing(self) -> list[bytes]:
         return self._missed() or []
