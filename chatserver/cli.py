@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 import chatserver
 from chatserver.errors import ChatServerError, StartupError
@@ -28,7 +27,11 @@ def main() -> None:
     """A session server for chat agents."""
 
 
-@main.command()
+@main.command(
+    short_help="Run the server.",
+    epilog="Every other setting is given in the file, or as a variable CHATSERVER_NAME of the environment; "
+    "docs/configuration.md lists them, and the embedded agent knows them.",
+)
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8080]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the database.  [default: ./data]")
@@ -44,11 +47,14 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     import uvloop
 
     from chatserver.app import run_server
+    from chatserver.config import mistaken_variables
     from chatserver.logs import make_log
 
     with _refusals():
         settings = _settings(config_file, **flags)
         log = make_log(settings.log_level)
+        for variable, meant in mistaken_variables().items():
+            log.warning("unknown_variable", variable=variable, meant=meant)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, log))
 
@@ -61,24 +67,19 @@ def _settings(config_file: Path | None, **flags: Any) -> Settings:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Say in one line what is wrong, and end with the status that says whose it is to mend."""
+    """Say what is wrong, a line each, and end with the status that says whose it is to mend."""
     try:
         yield
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            place = ".".join(str(p) for p in problem["loc"]) or "settings"
-            unknown = problem["type"] == "extra_forbidden"
-            click.echo(f"chatserver: {place}: {'there is no such setting' if unknown else problem['msg']}", err=True)
-        sys.exit(EX_CONFIG)
     except StartupError as error:
-        click.echo(f"chatserver: {error.detail}", err=True)
+        for line in error.detail.splitlines():
+            click.echo(f"chatserver: {line}", err=True)
         sys.exit(EX_CONFIG)
     except ChatServerError as error:
         click.echo(f"chatserver: {error.detail}", err=True)
         sys.exit(1)
 
 
-@main.group()
+@main.group(short_help="Make, list and change users.")
 def users() -> None:
     """Make, list and change the users of a server, running or not."""
 
@@ -96,7 +97,7 @@ _STDIN = click.option("--password-stdin", is_flag=True, help="Read the password 
 @users.command("add")
 @click.argument("name")
 @_TENANT
-@click.option("--admin", is_flag=True, help="Give the scope `admin`.")
+@click.option("--admin", is_flag=True, help="Give the scope `admin`: /admin and /metrics.")
 @_STDIN
 @_DATA_DIR
 @_CONFIG
@@ -124,7 +125,7 @@ def users_list(data_dir: Path | None, config_file: Path | None) -> None:
         users_command.listed(settings, lambda user: click.echo(users_command.line_of(user)))
 
 
-@users.command("passwd")
+@users.command("passwd", short_help="Give a user a new password.")
 @click.argument("name")
 @_TENANT
 @_STDIN
@@ -139,7 +140,7 @@ def users_passwd(name: str, tenant: str, password_stdin: bool, data_dir: Path | 
         click.echo(users_command.line_of(users_command.passwd(settings, tenant, name, _password(password_stdin))))
 
 
-@users.command("disable")
+@users.command("disable", short_help="Keep a user out, or let them in again.")
 @click.argument("name")
 @_TENANT
 @click.option("--undo", is_flag=True, help="Let the user in again.")
@@ -161,7 +162,7 @@ def _password(from_stdin: bool) -> str:
     return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
-@main.command()
+@main.command(short_help="Write a tenant's sessions as JSON files.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_DATA_DIR
 @_CONFIG
@@ -177,7 +178,7 @@ def export(folder: Path, data_dir: Path | None, config_file: Path | None, tenant
         sys.exit(export(_settings(config_file, data_dir=data_dir), folder, tenant))
 
 
-@main.command(name="import")
+@main.command(name="import", short_help="Read what export wrote.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_DATA_DIR
 @_CONFIG
@@ -194,7 +195,7 @@ def import_(folder: Path, data_dir: Path | None, config_file: Path | None, **opt
         sys.exit(import_(_settings(config_file, data_dir=data_dir), folder, **options))
 
 
-@main.command()
+@main.command(short_help="Talk to a running server in the terminal.")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Address of the server.")
 @click.option("--session", "session_id", metavar="ID", help="A session to go on with.  [default: a new one]")
 def chat(url: str, session_id: str | None) -> None:

@@ -7,13 +7,15 @@ docs/configuration.md names every field; a test holds that.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from chatserver import config_problems
 from chatserver.errors import StartupError
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,11 +33,13 @@ Seconds = Annotated[float, Field(gt=0)]
 # How long a session may live: a century, since times are written with years of four digits.
 Lifetime = Annotated[float, Field(gt=0, le=100 * 366 * 86400)]
 
+PREFIX = "CHATSERVER_"
 SESSION_PLACEHOLDER = "{session}"
 
 # What a browser sends as Origin (RFC 6454 §6.2); anything else in the list would match nothing, silently.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 # No `/`, `:` or `@`: keys are put together with those.
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -46,6 +51,15 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _variable(name: str) -> str:
+    """The name of an environment variable. What is refused may be the key itself, so it is not quoted."""
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError(
+            "must be the name of an environment variable, such as MY_KEY; the value itself does not stand here"
+        )
+    return name
 
 
 class _Part(BaseModel):
@@ -88,11 +102,19 @@ class ModelConfig(_Part):
     @classmethod
     def _http(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
-            raise ValueError("base_url begins with http:// or https://")
+            raise ValueError("must begin with http:// or https://")
         parts = urlsplit(value)  # its own ValueErrors, e.g. of an unclosed bracket, are as good as ours
         if not parts.hostname or parts.port == 0:
-            raise ValueError("base_url names no host to connect to")
-        return value.rstrip("/")
+            raise ValueError("names no host to connect to")
+        value = value.rstrip("/")
+        if value.endswith("/completions"):
+            raise ValueError("must end before /chat/completions, with /v1 at most endpoints")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        return None if value is None else _variable(value)
 
 
 class McpServerConfig(_Part):
@@ -117,6 +139,16 @@ class McpServerConfig(_Part):
         if not _NAME.fullmatch(value) or "." in value:
             raise ValueError("a server name is 1 to 64 of A-Z a-z 0-9 _ - (no dot: `/tool server.name` splits there)")
         return value
+
+    @field_validator("env_from")
+    @classmethod
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_variable(name) for name in value)
+
+    @field_validator("headers_env")
+    @classmethod
+    def _values_named(cls, value: dict[str, str]) -> dict[str, str]:
+        return {header: _variable(name) for header, name in value.items()}
 
     @model_validator(mode="after")
     def _one_way(self) -> McpServerConfig:
@@ -163,7 +195,7 @@ class IssuerConfig(_Part):
         # Who can change the keys on their way can be anybody.
         if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost"):
             return value
-        raise ValueError("jwks_url begins with https:// (http:// is for this host only)")
+        raise ValueError("must begin with https:// (http:// is for this host only)")
 
     @field_validator("tenant")
     @classmethod
@@ -177,7 +209,7 @@ class Settings(BaseSettings):
     """Everything an operator can set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CHATSERVER_",
+        env_prefix=PREFIX,
         frozen=True,
         extra="forbid",
         env_nested_delimiter="__",
@@ -460,8 +492,8 @@ def load(config_file: Path | None = None, **flags: Any) -> Settings:
         config_file: the TOML file; None takes `chatserver.toml` of the working directory where there is one.
         flags: values given on the command line; None means not given.
     Raises:
-        pydantic.ValidationError: with every wrong field named.
-        StartupError: the file is not there or no TOML, or a variable of the environment is not JSON where it must be.
+        StartupError: a setting is wrong, with a line for each; the file is not there or no TOML, or a variable of the
+            environment is not JSON where it must be.
     """
     if config_file is not None and not config_file.is_file():
         raise StartupError(f"there is no file {str(config_file)!r}")
@@ -474,6 +506,32 @@ def load(config_file: Path | None = None, **flags: Any) -> Settings:
         raise StartupError(f"{str(chosen)!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartupError(f"{str(chosen)!r} is not TOML: {error}") from error
-    except SettingsError as error:  # names the field, and not its value
-        raise StartupError(f"the environment: {error}; lists and tables are written as JSON") from error
+    except SettingsError as error:
+        raise StartupError(_not_json(error)) from error
+    except ValidationError as error:
+
+        def source(name: str) -> str | None:
+            if flags.get(name) is not None:
+                return f"--{name.replace('_', '-')}"
+            variables = [v for v in os.environ if v.upper().split("__")[0] == f"{PREFIX}{name}".upper()]
+            return variables[0] if variables else str(chosen) if chosen else None
+
+        raise StartupError(config_problems.told(error, _known(), source)) from error
     return settings
+
+
+def mistaken_variables() -> dict[str, str]:
+    """Variables of the environment that look like settings and are none, each with the one that may be meant."""
+    return config_problems.mistaken_variables(os.environ, PREFIX, Settings.model_fields)
+
+
+def _known() -> Mapping[str, Iterable[str]]:
+    parts: dict[str, type[BaseModel]] = {"models": ModelConfig, "mcp_servers": McpServerConfig, "issuer": IssuerConfig}
+    return {"": Settings.model_fields} | {name: part.model_fields for name, part in parts.items()}
+
+
+def _not_json(error: SettingsError) -> str:
+    """Names the variable, and not its value, which may hold a key."""
+    named = re.search(r'field "(\w+)"', str(error))
+    variable = f"{PREFIX}{named[1].upper()}" if named else "the environment"
+    return f"""{variable}: lists and tables are written as JSON in the environment, such as '["one", "two"]'"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import resource
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from chatserver.cli import main
 from chatserver.config import Settings
 
 EX_CONFIG = 78
+ENTRY = b"[[models]]\nid = 'a'\nbase_url = 'http://x/v1'\n"
 
 
 @pytest.fixture
@@ -37,9 +40,19 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     [
         (b"port = = 3", "'chatserver.toml' is not TOML: Invalid value (at line 1, column 8)"),
         (b"\xff\xfe", "'chatserver.toml' is not TOML"),
-        (b"prot = 3", "prot: there is no such setting"),
-        (b"max_streams = 'x'", "max_streams: Input should be a valid integer"),
-        (b"[[models]]\nid = 'a'\nbase_url = 'http://x/v1'", "models.0.model: Field required"),
+        (b"prot = 3", "prot: there is no such setting; did you mean 'port'? (chatserver.toml)"),
+        (b"max_streams = 'x'", "max_streams: must be a whole number, not 'x' (chatserver.toml)"),
+        (b"drain_seconds = 0", "drain_seconds: must be more than 0, not 0"),
+        (b"no_docs = 'maybe'", "no_docs: must be true or false, not 'maybe'"),
+        (b"auth = 'none'", "auth: must be 'optional' or 'required', not 'none'"),
+        (b"data_dir = 5", "data_dir: must be the path of a file or folder"),
+        (b"cors_origins = 'https://app.example'", 'cors_origins: must be a list, such as ["one", "two"]'),
+        (b"[models]\nid = 'a'", "models: entries are written under [[models]]"),
+        (ENTRY, "models entry 1, model: is required"),
+        (ENTRY + b"model = 'm'\ndefault_model = 'a'", "models entry 1, default_model: there is no such setting here"),
+        (ENTRY + b"model = 'm'\napi_key = 'k'", "api_key: there is no such setting; did you mean 'api_key_env'?"),
+        (b"[[models]]\nid = 'a'\nmodel = 'm'\nbase_url = 'http://x/v1/chat/completions'", "must end before /chat/"),
+        (b"[[mcp_servers]]\nname = 'time'\ncommand = 'time'", "mcp_servers entry 1, command: must be a list"),
         (b"cors_origins = ['https://app.example/']", "'https://app.example/' is no origin"),
         (b"cors_origins = ['*']", "'*' cannot be combined with cookies"),
         (b"trusted_proxies = ['10.0.0.0/8']", "'10.0.0.0/8' does not appear to be an IPv4 or IPv6 address"),
@@ -58,9 +71,49 @@ def test_a_wrong_configuration_file_is_explained_in_one_line(
 def test_a_variable_that_is_not_json_is_named(refusal: Callable[..., str]) -> None:
     """Lists in the environment are JSON; the value itself may be a secret and is not shown."""
     said = refusal(CHATSERVER_CORS_ORIGINS="https://secret.example")
-    assert '"cors_origins"' in said
+    assert "CHATSERVER_CORS_ORIGINS" in said
     assert "JSON" in said
     assert "secret.example" not in said
+
+
+def test_a_wrong_value_is_told_with_the_place_that_it_came_from(refusal: Callable[..., str]) -> None:
+    """Kubernetes sets CHATSERVER_PORT for a service called chatserver: only the name and the value tell that."""
+    said = refusal(CHATSERVER_MAX_STREAMS="tcp://10.0.0.1:80")
+    assert said == "chatserver: max_streams: must be a whole number, not 'tcp://10.0.0.1:80' (CHATSERVER_MAX_STREAMS)"
+    assert refusal("--port", "70000").endswith("port: must be at most 65535, not 70000 (--port)")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[[models]]\nid = 'a'\nbase_url = 'http://x/v1'\nmodel = 'm'\napi_key_env = 'sk-canary'",
+        "[[models]]\nid = 'a'\nbase_url = 'http://x/v1'\nmodel = 'm'\napi_key = 'sk-canary'",
+        "[[mcp_servers]]\nname = 'a'\nurl = 'http://x/mcp'\nheaders_env = { Authorization = 'Bearer sk-canary' }",
+        "[[mcp_servers]]\nname = 'a'\ncommand = ['a']\nenv_from = ['sk-canary']",
+    ],
+)
+def test_a_key_where_the_name_of_its_variable_belongs_is_refused_unseen(
+    refusal: Callable[..., str], tmp_path: Path, content: str
+) -> None:
+    """As a name it would be told to everybody whose turn fails for want of it, and logged."""
+    (tmp_path / "chatserver.toml").write_text(content)
+    said = refusal()
+    assert "environment variable" in said or "api_key_env" in said
+    assert "canary" not in said
+
+
+def test_a_variable_that_is_nearly_a_setting_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs may set variables of our prefix, so a slip refuses nothing; but it is not silent."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("chatserver.app.run_server", lambda _settings, _log: asyncio.sleep(0))
+    others = {"CHATSERVER_SERVICE_HOST": "10.0.0.1", "CHATSERVER_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
+
+    done = CliRunner().invoke(main, ["serve"], env={"CHATSERVER_DATADIR": "/srv", **others})
+
+    assert done.exit_code == 0, done.output
+    [line] = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (line["event"], line["variable"]) == ("unknown_variable", "CHATSERVER_DATADIR")
+    assert line["meant"] == "CHATSERVER_DATA_DIR"
 
 
 def test_a_configuration_file_that_is_not_there_is_named(refusal: Callable[..., str]) -> None:
