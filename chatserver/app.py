@@ -8,6 +8,7 @@ upstream connections close; the store finishes what it accepted, last of all.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -252,7 +253,7 @@ async def start_server(
             try:
                 await site.start()
             except OSError as error:
-                raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+                raise StartupError(_not_listening(settings, error)) from error
             host, port = runner.addresses[0][:2]
             yield RunningServer(host, port, services)
             await services.turns.drain(0)
@@ -270,6 +271,17 @@ def relax_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(25_000, 20, 20)
+
+
+def _not_listening(settings: Settings, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            reason = "another program listens there already; --port names another port, 0 takes a free one"
+        case int(number) if number > 0:  # asyncio puts a sentence of its own around the system's
+            reason = os.strerror(number)
+        case _:  # a name that cannot be looked up has a number of another kind
+            reason = str(error.strerror)
+    return f"cannot listen on {settings.host}:{settings.port}: {reason}"
 
 
 def raise_descriptor_limit(settings: Settings, log: FilteringBoundLogger) -> None:

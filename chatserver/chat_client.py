@@ -10,8 +10,11 @@ It is a client like any other: of the server's modules it uses `events.Position`
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import random
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,7 +114,7 @@ class SessionClient:
     """A session of the server at `base_url`; use it as an async context.
 
     Args:
-        base_url: `http://host:port`, with a path where a proxy puts the server under one.
+        base_url: `http://host:port`, or `host:port` for the same, with a path where a proxy puts the server under one.
         session_id: the session; None starts one of its own.
         on_trouble: told why the stream is interrupted, and None when it goes on.
     """
@@ -123,7 +126,7 @@ class SessionClient:
         *,
         on_trouble: Callable[[str | None], None] = lambda trouble: None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        self.base_url = (base_url if "://" in base_url else f"http://{base_url}").rstrip("/")
         self.session_id = session_id or str(uuid.uuid4())
         self._on_trouble = on_trouble
         self._http: aiohttp.ClientSession | None = None
@@ -311,9 +314,16 @@ def _unreachable(base_url: str, error: Exception) -> ClientError:
     if isinstance(error, TimeoutError):
         return ClientError(f"{base_url} did not answer in time")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return ClientError(
-            f"{base_url} cannot be reached: {error.os_error.strerror or error.os_error}", code="unreachable"
-        )
+        match error.os_error:
+            case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
+                reason = "it does not speak https; chatserver itself speaks http"
+            case OSError(errno=errno.ECONNREFUSED):
+                reason = "nothing listens there; `chatserver serve` starts a server"
+            case OSError(errno=int(number)) if number > 0:  # asyncio puts a sentence of its own around the system's
+                reason = os.strerror(number)
+            case other:
+                reason = str(other.strerror or other)
+        return ClientError(f"{base_url} cannot be reached: {reason}", code="unreachable")
     if isinstance(error, aiohttp.InvalidURL):
         return ClientError(f"{base_url!r} is not an address of a server", status=400)
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | OSError):

@@ -110,7 +110,11 @@ def users_add(
     with _refusals():
         settings = _settings(config_file, data_dir=data_dir)
         scopes = frozenset({"admin"} if admin else ())
-        click.echo(users_command.line_of(users_command.add(settings, tenant, name, _password(password_stdin), scopes)))
+        made = users_command.new_database(settings)
+        user = users_command.add(settings, tenant, name, _password(password_stdin), scopes)
+        if made:
+            click.echo(f"chatserver: there was no database {made}: it is new", err=True)
+        click.echo(users_command.line_of(user))
 
 
 @users.command("list")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from chatserver.accounts import new_user
@@ -15,9 +16,9 @@ from chatserver.auth.names import normal_name
 from chatserver.auth.passwords import Passwords, check_password
 from chatserver.clock import Clock, SystemClock, rfc3339
 from chatserver.config import TENANT, Settings
-from chatserver.errors import FieldError, InvalidFields, NotFound
+from chatserver.errors import FieldError, InvalidFields, NotFound, StartupError
 from chatserver.store.accounts import AccountStore, User
-from chatserver.store.sql import open_accounts
+from chatserver.store.sql import location, open_accounts
 
 T = TypeVar("T")
 
@@ -25,8 +26,14 @@ T = TypeVar("T")
 PAGE = 500
 
 
+def new_database(settings: Settings) -> Path | None:
+    """The database that `add` would make; None where there is one. Raises: StartupError."""
+    path = location(settings.database_url, settings.data_dir)
+    return None if path is None or path.exists() else path
+
+
 def add(settings: Settings, tenant: str, username: str, password: str, scopes: frozenset[str]) -> User:
-    """Make a user. Raises: ChatServerError."""
+    """Make a user, and the database where there is none. Raises: ChatServerError."""
     _check_tenant(tenant)
     return _run(
         settings,
@@ -38,6 +45,7 @@ def add(settings: Settings, tenant: str, username: str, password: str, scopes: f
 
 def listed(settings: Settings, tell: Callable[[User], None]) -> None:
     """Show every user, by tenant and name. Raises: ChatServerError."""
+    _require_database(settings)
 
     async def work(users: AccountStore, _passwords: Passwords, _clock: Clock) -> None:
         after = ("", "")
@@ -51,6 +59,7 @@ def listed(settings: Settings, tell: Callable[[User], None]) -> None:
 
 def passwd(settings: Settings, tenant: str, username: str, password: str) -> User:
     """Give a user a new password, which logs them out everywhere. Raises: ChatServerError."""
+    _require_database(settings)
 
     async def work(users: AccountStore, passwords: Passwords, clock: Clock) -> User:
         user = await _find(users, tenant, username)
@@ -62,6 +71,7 @@ def passwd(settings: Settings, tenant: str, username: str, password: str) -> Use
 
 def disable(settings: Settings, tenant: str, username: str, *, disabled: bool) -> User:
     """Keep a user out, at once and everywhere, or let them in again. Raises: ChatServerError."""
+    _require_database(settings)
 
     async def work(users: AccountStore, _passwords: Passwords, clock: Clock) -> User:
         user = await _find(users, tenant, username)
@@ -82,6 +92,12 @@ async def _find(users: AccountStore, tenant: str, username: str) -> User:
     if user is None:
         raise NotFound(f"there is no user {username!r} in tenant {tenant!r}", code="user_not_found")
     return user
+
+
+def _require_database(settings: Settings) -> None:
+    """A wrong folder must not become a database without users, which nobody would ever look for."""
+    if missing := new_database(settings):
+        raise StartupError(f"there is no database {missing}; --data-dir names the server's folder")
 
 
 def _check_tenant(tenant: str) -> None:

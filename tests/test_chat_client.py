@@ -265,13 +265,21 @@ async def test_a_piped_question_waits_for_its_turn(address: str, session_id: str
         assert await ask(address, "/say mine", "--session", session_id) == (0, "mine\n", "")
 
 
+async def test_an_address_without_a_scheme_is_of_http(address: str) -> None:
+    """As every other program of the terminal takes it."""
+    assert await ask(address.removeprefix("http://"), "/say here") == (0, "here\n", "")
+
+
 async def test_nothing_to_send_and_nobody_there_give_status_1(address: str) -> None:
     """Each with its reason in one line."""
     assert await ask(address, " \n") == (1, "", "chatserver chat: there is nothing to send\n")
     status, output, errors = await ask("http://127.0.0.1:9", "hello")
     assert (status, output) == (1, "")
-    assert "cannot be reached" in errors
+    assert "cannot be reached: nothing listens there" in errors
     assert errors.count("\n") == 1
+    status, _, errors = await ask(address.replace("http:", "https:"), "hello")
+    assert status == 1
+    assert "does not speak https" in errors
     status, _, errors = await ask("not an address", "hello")
     assert status == 1
     assert errors.count("\n") == 1

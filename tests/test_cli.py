@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,6 +120,15 @@ def test_a_variable_that_is_nearly_a_setting_is_warned_of(tmp_path: Path, monkey
 def test_a_configuration_file_that_is_not_there_is_named(refusal: Callable[..., str]) -> None:
     """A named one must exist; the default one need not."""
     assert refusal("--config", "nowhere.toml") == "chatserver: there is no file 'nowhere.toml'"
+
+
+def test_a_port_in_use_is_told_with_what_to_do(refusal: Callable[..., str]) -> None:
+    """The commonest reason of all why a first start fails."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal("--port", str(port), "--no-docs", CHATSERVER_DISCOVER_MODELS="false").splitlines()[-1]
+    assert said.startswith(f"chatserver: cannot listen on 127.0.0.1:{port}: another program listens there already")
+    assert "--port" in said
 
 
 def test_flags_go_over_the_environment_and_the_environment_over_the_file(

@@ -46,6 +46,7 @@ def test_users_are_made_and_listed_without_a_server(tmp_path: Path) -> None:
         status, output = users(tmp_path / "data", "add", *args, "--password-stdin", stdin=f"{PASSWORD}\n")
         assert status == 0, output
         assert PASSWORD not in output
+        assert ("it is new" in output) == (args == ("ann",))
 
     status, output = users(tmp_path / "data", "list")
 
@@ -55,6 +56,19 @@ def test_users_are_made_and_listed_without_a_server(tmp_path: Path) -> None:
         ["public", "ann", "enabled", "-"],
         ["public", "zoë", "enabled", "-"],
     ]
+
+
+@pytest.mark.parametrize("args", [("list",), ("disable", "ann"), ("passwd", "ann", "--password-stdin")], ids=repr)
+def test_a_folder_without_a_database_is_told_and_stays_without(args: tuple[str, ...], tmp_path: Path) -> None:
+    """Whoever forgets --data-dir would look at no users, in a database that nobody uses."""
+    status, output = users(tmp_path / "wrong", *args, stdin=PASSWORD)
+
+    assert status == 78
+    assert (
+        output
+        == f"chatserver: there is no database {tmp_path}/wrong/chatserver.db; --data-dir names the server's folder\n"
+    )
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_password_is_asked_for_twice_and_never_shown(tmp_path: Path) -> None:
