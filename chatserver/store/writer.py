@@ -12,7 +12,8 @@ Invariants:
 - No more than `limit` operations wait. All that was accepted is run before `close` returns.
 - A cancelled caller changes nothing here: what it submitted runs, and its result goes nowhere.
 
-The event loop is woken once per commit, not once per operation. It does not know SQL and opens nothing: `connect`
+The event loop is woken once per commit, not once per operation, and hands over once per round what was submitted in it:
+a thread that is woken by the first takes the others along. It does not know SQL and opens nothing: `connect`
 does.
 """
 
@@ -78,6 +79,7 @@ class Transactions:
         self._batch = batch
         self._threads = threads
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._gathered: list[_Job] = []
         self._waiting = 0
         self._running: list[asyncio.Future[None]] = []  # one a thread, done when it has closed its connection
         self._closed = False
@@ -126,14 +128,22 @@ class Transactions:
             raise StoreUnavailable("too many operations wait for the store")
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting += 1
-        self._jobs.put((operation, future))
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append((operation, future))
         return future
+
+    def _hand_over(self) -> None:
+        for job in self._gathered:
+            self._jobs.put(job)
+        self._gathered.clear()
 
     async def close(self) -> None:
         """Run what was accepted, close the connections, end the threads. Idempotent; cancelling it only stops the
         waiting."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             for _ in self._running:
                 self._jobs.put(None)
         if self._running:
