@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
+import os
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
@@ -64,3 +69,33 @@ def test_control_characters_are_escaped_whatever_their_kind(capsys: pytest.Captu
     assert line.count("\n") == 1
     assert line.rstrip("\n").isprintable()
     assert line.isascii()
+
+
+async def test_lines_of_one_round_of_the_loop_are_written_together_and_in_their_order(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A write each would be most of what they cost. What is logged after that round is not lost either."""
+    log = make_log("info")
+    log.info("first")
+    log.warning("second")
+    assert not capsys.readouterr().err
+    await asyncio.sleep(0)
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["first", "second"]
+    log.info("third")
+    await asyncio.sleep(0)
+    assert json.loads(last_line(capsys))["event"] == "third"
+
+
+async def test_a_log_that_nobody_reads_any_more_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`chatserver serve 2>&1 | head`: it failed each request before. Neither in the loop nor outside."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    with io.FileIO(writing, "w") as file:
+        monkeypatch.setattr("sys.stderr", SimpleNamespace(buffer=file))
+        log = make_log("info")
+        log.info("request")
+        await asyncio.sleep(0)
+        await asyncio.to_thread(log.info, "request")
+    assert not failures
