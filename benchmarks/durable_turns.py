@@ -1,7 +1,7 @@
 """How many whole turns a second, each message and each answer committed to disk?
 
-A turn is a POST that is answered after its commit, one token, and the answer's own commit. The baseline, which keeps
-everything in memory, is shown beside it.
+A turn is a POST that is answered after its commit, one token, and the answer's own commit. The baselines, the one that
+keeps everything in memory and the one that stores, are shown beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 
 from benchmarks.load import AT_ONCE, Load, in_batches
 from benchmarks.report import Plan, Report, spread
-from benchmarks.servers import BASELINE, CHATSERVER, Kind, running
+from benchmarks.servers import BASELINE, CHATSERVER, STORING, Kind, running
 
 NAME = "durable-turns"
 SESSIONS = 512
@@ -46,7 +46,8 @@ async def run(plan: Plan) -> Report:
     """Measure both servers in turn."""
     report = Report(NAME, "Whole turns per second", ("server", "turns/s", "CPU µs a turn", "on disk"))
     rounds = 2 if plan.quick else ROUNDS
-    for kind, durable in ((CHATSERVER, "yes, fsync"), (BASELINE, "no")):
+    for kind in (CHATSERVER, BASELINE, STORING):
+        durable = "yes, fsync" if kind.stores else "no"
         found = [await measure(kind, rounds) for _ in range(plan.repetitions)]
         report.row(kind.name, spread([f[0] for f in found]), spread([f[1] for f in found]), durable)
         if kind is CHATSERVER:

@@ -7,11 +7,11 @@ from collections import defaultdict
 from benchmarks.fake_agent import ANSWER_TOKENS
 from benchmarks.load import Load, Measured
 from benchmarks.report import Plan, Report, ratio, spread
-from benchmarks.servers import BASELINE, CHATSERVER, UNCOALESCED, Kind, running
+from benchmarks.servers import BASELINE, CHATSERVER, STORING, UNCOALESCED, Kind, running
 
 NAME = "fan-out"
 TABS = (1, 20, 200)
-KINDS = (CHATSERVER, UNCOALESCED, BASELINE)
+KINDS = (CHATSERVER, UNCOALESCED, BASELINE, STORING)
 AIM = 6.0
 
 
@@ -29,7 +29,16 @@ async def run(plan: Plan) -> Report:
     report = Report(
         NAME,
         "Tokens delivered per second of CPU, several tabs on one session",
-        ("tabs", "chatserver", "ratio", "no coalescing", "ratio", BASELINE.name, "events a token: coalescing / none"),
+        (
+            "tabs",
+            "chatserver",
+            "no coalescing",
+            BASELINE.name,
+            STORING.name,
+            "ratio",
+            "ratio to the one that stores",
+            "events a token",
+        ),
     )
     load_shares = []
     for tabs in (1, 20) if plan.quick else TABS:
@@ -40,16 +49,17 @@ async def run(plan: Plan) -> Report:
         load_shares += [m.load_share for runs in found.values() for m in runs]
         rates = {name: [m.tokens_per_cpu_second for m in runs] for name, runs in found.items()}
         events = {name: runs[0].events / runs[0].tokens for name, runs in found.items()}
-        measured = ratio(rates[CHATSERVER.name], rates[BASELINE.name])
+        times, times_storing = (ratio(rates[CHATSERVER.name], rates[kind.name]) for kind in (BASELINE, STORING))
         report.row(
             tabs,
-            spread(rates[CHATSERVER.name]),
-            f"{measured:.1f}×",
-            spread(rates[UNCOALESCED.name]),
-            f"{ratio(rates[UNCOALESCED.name], rates[BASELINE.name]):.1f}×",
-            spread(rates[BASELINE.name]),
-            f"{events[CHATSERVER.name]:.2f} / {events[UNCOALESCED.name]:.2f}",
+            *(spread(rates[kind.name]) for kind in KINDS),
+            f"{times:.1f}×",
+            f"{times_storing:.1f}×",
+            " / ".join(f"{events[kind.name]:.2f}" for kind in KINDS),
         )
-        report.aim(f"{measured:.1f}× at {tabs} tabs, ≥ {AIM:.0f}× wanted", met=measured >= AIM)
+        report.aim(
+            f"{times:.1f}× at {tabs} tabs, ≥ {AIM:.0f}× wanted; {times_storing:.1f}× the one that stores",
+            met=times >= AIM,
+        )
     report.notes.append(f"The load generator used at most {max(load_shares):.0%} of its core.")
     return report

@@ -49,12 +49,14 @@ _ROOMY: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A server that can be measured: its name in tables and how to start it, from the `folder` that has its code."""
+    """A server that can be measured: its name in tables and how to start it, from the `folder` that has its code;
+    whether it `stores` what is said in a data directory."""
 
     name: str
     command: tuple[str, ...]
     settings: Mapping[str, Any]
     folder: Path = ROOT
+    stores: bool = True
 
     def with_settings(self, **settings: Any) -> Kind:
         """The same with further settings."""
@@ -66,7 +68,10 @@ _SERVE = ("-m", "chatserver", "serve", "--port", "0", "--agent", "benchmarks.fak
 CHATSERVER = Kind("chatserver", _SERVE, _ROOMY)
 # Each token an event of its own, for a comparison event by event.
 UNCOALESCED = Kind("chatserver, no coalescing", _SERVE, {**_ROOMY, "flush_interval_seconds": 0})
-BASELINE = Kind("FastAPI + sse-starlette", ("-m", "benchmarks.baseline_fastapi"), {})
+_BASELINE = ("-m", "benchmarks.baseline_fastapi")
+BASELINE = Kind("FastAPI + sse-starlette", _BASELINE, {}, stores=False)
+# The same with questions and answers committed, which is part of the job.
+STORING = Kind("the same + aiosqlite", _BASELINE, {})
 
 
 class Server:
@@ -108,7 +113,7 @@ async def running(kind: Kind, data: Path | None = None) -> AsyncIterator[Server]
     """
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     command = [sys.executable, *kind.command]
-    if kind.command[1] == "chatserver":
+    if kind.stores:
         command += ["--data-dir", str(data or folder / "data")]
     env = {n: v for n, v in os.environ.items() if not n.startswith(("CHATSERVER_", "OPENAI_", "PYTHON"))}
     env |= {f"CHATSERVER_{name.upper()}": str(value) for name, value in kind.settings.items()}

@@ -7,11 +7,11 @@ from collections import defaultdict
 from benchmarks.fake_agent import ANSWER_TOKENS
 from benchmarks.load import Load, Measured
 from benchmarks.report import Plan, Report, ratio, spread
-from benchmarks.servers import BASELINE, CHATSERVER, UNCOALESCED, Kind, running
+from benchmarks.servers import BASELINE, CHATSERVER, STORING, UNCOALESCED, Kind, running
 
 NAME = "throughput"
 SESSIONS = (1, 50, 200, 500)
-KINDS = (CHATSERVER, UNCOALESCED, BASELINE)
+KINDS = (CHATSERVER, UNCOALESCED, BASELINE, STORING)
 AIM = 8.0
 
 
@@ -32,15 +32,16 @@ async def run(plan: Plan) -> Report:
         (
             "sessions",
             "chatserver",
-            "ratio",
             "no coalescing",
-            "ratio",
             BASELINE.name,
-            "events a token: coalescing / none / baseline",
-            "first-to-last ms a turn: chatserver / baseline",
+            STORING.name,
+            "ratio",
+            "ratio to the one that stores",
+            "events a token",
+            "first-to-last ms a turn",
         ),
     )
-    ratios, load_shares = {}, []
+    load_shares = []
     for sessions in (1, 50) if plan.quick else SESSIONS:
         found: dict[str, list[Measured]] = defaultdict(list)
         for _ in range(plan.repetitions):
@@ -53,21 +54,21 @@ async def run(plan: Plan) -> Report:
             name: sorted(m.wall_seconds / (m.tokens / ANSWER_TOKENS / sessions) for m in runs)[len(runs) // 2] * 1000
             for name, runs in found.items()
         }
-        ratios[sessions] = ratio(rates[CHATSERVER.name], rates[BASELINE.name])
+        times, times_storing = (ratio(rates[CHATSERVER.name], rates[kind.name]) for kind in (BASELINE, STORING))
         report.row(
             sessions,
-            spread(rates[CHATSERVER.name]),
-            f"{ratios[sessions]:.1f}×",
-            spread(rates[UNCOALESCED.name]),
-            f"{ratio(rates[UNCOALESCED.name], rates[BASELINE.name]):.1f}×",
-            spread(rates[BASELINE.name]),
+            *(spread(rates[kind.name]) for kind in KINDS),
+            f"{times:.1f}×",
+            f"{times_storing:.1f}×",
             " / ".join(f"{events[kind.name]:.2f}" for kind in KINDS),
-            f"{walls[CHATSERVER.name]:.0f} / {walls[BASELINE.name]:.0f}",
+            " / ".join(f"{walls[kind.name]:.0f}" for kind in KINDS),
         )
-    for sessions, found_ratio in ratios.items():
-        report.aim(f"{found_ratio:.1f}× at {sessions} sessions, ≥ {AIM:.0f}× wanted", met=found_ratio >= AIM)
+        report.aim(
+            f"{times:.1f}× at {sessions} sessions, ≥ {AIM:.0f}× wanted; {times_storing:.1f}× the one that stores",
+            met=times >= AIM,
+        )
     report.notes.append(
         f"The load generator used at most {max(load_shares):.0%} of its core. A turn is 200 tokens of 5 characters, "
-        "every character delivered in all three; chatserver commits each message and each answer to disk besides."
+        "every character delivered by all; chatserver and the last commit each message and each answer to disk."
     )
     return report
