@@ -113,8 +113,10 @@ class TurnUpkeep:
             async with live.lock:
                 try:
                     await self._ends.settle(live)
-                except ChatServerError:
-                    return  # one that fails tells for all
+                except ChatServerError as error:
+                    if error.temporary:
+                        return  # one that fails tells for all
+                    continue  # a damaged page of the database: it is this session's alone
                 except Exception as error:  # the turn's border: what can't be saved must not stop the checkpoints
                     self._log.error("turn_end_not_saved", turn_id=live.unsaved.turn_id, exc_info=error)
                     continue

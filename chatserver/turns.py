@@ -216,8 +216,9 @@ class TurnRunner:
             return
         try:
             principal = principal_of(live.key, turn.options)
-            spent = await self._quotas.exceeded(live.key.tenant, live.record.owner)
-            await self._life.start(live, turn, principal, live.record.expires_at, queued=True, refusal=spent)
+            with self._under_way.counted():  # a drain that begins meanwhile gives this turn its time, too
+                spent = await self._quotas.exceeded(live.key.tenant, live.record.owner)
+                await self._life.start(live, turn, principal, live.record.expires_at, queued=True, refusal=spent)
             self._queue.resting.discard(live)
         except Exception as error:  # the turn's border too: nobody waits for this who could be told
             if live not in self._queue.resting:
@@ -241,18 +242,25 @@ class TurnRunner:
         if run is not None and (turn_id is None or run.turn_id == turn_id):
             run.finish("interrupted")
         if doomed:
-            await self._under_way.protect(live, self._clear_queue(live, doomed), "clear-queue")
+            begun = await self._under_way.protect(live, self._clear_queue(live, doomed), "clear-queue")
+            run = run or begun
         if run is not None and run.outcome.done():
             await asyncio.wait({run.ended}, timeout=END_SECONDS)
 
-    async def _clear_queue(self, live: LiveSession, doomed: list[str]) -> None:
+    async def _clear_queue(self, live: LiveSession, doomed: list[str]) -> Run | None:
+        """Take these back; one whose start was being committed is stopped, and its run returned."""
         async with live.lock:
+            run: Run | None = live.run
+            begun = run if run is not None and run.turn_id in doomed else None
+            if begun is not None:
+                begun.finish("interrupted")
             try:
                 for turn_id in doomed:
                     await self._queue.take_back(live, turn_id)
             finally:
                 self._queue.spare(doomed)
                 await self._start_next(live)  # what was queued meanwhile, or could not be taken back
+            return begun
 
     async def withdraw(self, live: LiveSession, turn_id: str) -> bool:
         """Take a queued message back; False where it is not queued (any more)."""

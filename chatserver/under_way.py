@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,8 +59,7 @@ class UnderWay:
             raise Draining() from None
         if live is not None:
             live.pins += 1
-        self._changes += 1
-        self._idle.clear()
+        self._began_change()
         # Waited for in the task's place: a cancelled caller takes this with it, and not the task.
         done = asyncio.get_running_loop().create_future()
         task.add_done_callback(lambda _: self._changed(live, done))
@@ -74,10 +74,26 @@ class UnderWay:
     def _changed(self, live: LiveSession | None, done: asyncio.Future[None]) -> None:
         if live is not None:
             self._manager.unpin(live)
-        self._changes -= 1
-        self._check_idle()
+        self._ended_change()
         if not done.done():
             done.set_result(None)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """A drain waits for the block, too: a change in a task that is there already."""
+        self._began_change()
+        try:
+            yield
+        finally:
+            self._ended_change()
+
+    def _began_change(self) -> None:
+        self._changes += 1
+        self._idle.clear()
+
+    def _ended_change(self) -> None:
+        self._changes -= 1
+        self._check_idle()
 
     def began(self, run: Run) -> None:
         """A turn runs from here on; its session is pinned by it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -12,7 +14,7 @@ import pytest
 
 from chatserver import session_manager
 from chatserver.errors import StoreUnavailable
-from chatserver.events import END_OF_FENCE, Position
+from chatserver.events import END_OF_FENCE, Position, SessionUpdated
 from chatserver.live_session import LiveSession
 from chatserver.store.base import SessionKey, SessionRecord
 from tests.core.virtual import EPOCH, advance, settle, virtual
@@ -532,6 +534,53 @@ async def test_an_event_that_cannot_be_encoded_takes_no_number() -> None:
         live.append(ev.SessionUpdated("s", {"title": "next"}))
         assert reader.state == json.loads(orjson.dumps(live.state.wire()))
         live.append(ev.SessionUpdated("s", {"title": "New Chat"}))
+
+
+@pytest.mark.parametrize("why", ["idle", "expired", "too many", "idle logs"])
+def test_what_is_freed_at_once_is_freed_in_portions(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quiet hour ends for thousands of sessions together; everything else has its turn in between, and what has left
+    is not held until the last has."""
+    monkeypatch.setattr(session_manager, "FREED_TOGETHER", 10)
+
+    @virtual
+    async def test() -> None:
+        limits = {"max_live_sessions": 1} if why == "too many" else {}
+        w = World(**limits)
+        await w.start(maintenance=False)
+        manager = w.manager
+        for number in range(101):
+            live = manager.pin_new(replace(record(f"s{number}"), expires_at=EPOCH + 5))
+            manager.made_durable(live)
+            live.append(SessionUpdated(live.key.session_id, {"title": "t"}))
+            manager.remeasure(live)
+            manager.unpin(live)
+        del live
+        await advance(10_000)
+        sweeps = {
+            "idle": manager.sweep_idle,
+            "expired": manager.sweep_expired,
+            "too many": manager.sweep_budget,
+            "idle logs": manager.drop_idle_logs,
+        }
+
+        def left() -> int:
+            if why == "idle logs":
+                return sum(live.log.held_bytes > 0 for live in manager.live())
+            there = (thing for thing in gc.get_objects() if isinstance(thing, LiveSession))
+            return sum(live._monotonic.__self__ is w.clock for live in there)  # type: ignore[attr-defined]
+
+        before = left()
+        sweep = asyncio.get_running_loop().create_task(sweeps[why]())
+        seen = []
+        while not sweep.done():
+            await asyncio.sleep(0)
+            seen.append(before - left())
+        assert seen[-1] >= 100
+        steps = [after - before for before, after in itertools.pairwise([0, *seen])]
+        assert max(steps) <= 11, "the last one looked at is held by a variable"
+        await w.close()
+
+    test()
 
 
 # --- what has expired ---

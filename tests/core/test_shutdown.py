@@ -108,6 +108,28 @@ async def test_a_message_that_was_being_committed_when_the_drain_began_ends_with
 
 
 @virtual
+async def test_a_queued_turn_that_was_being_started_when_the_drain_began_gets_its_time() -> None:
+    """Nobody's request waits for it; the drain does, as for every turn that runs."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await w.chat("s", "two")
+        await settle()
+        gate = w.store.gate("start_turn")
+        w.puppet.last.end()
+        await gate.reached.wait()
+        draining = asyncio.get_running_loop().create_task(w.turns.drain(20))
+        await settle()
+        gate.open()
+        await advance(3)
+        w.puppet.last.say("done")
+        w.puppet.last.end()
+        await draining
+        assert [e["outcome"] for e in reader.events if e["type"] == "turn.ended"] == ["completed", "completed"]
+        assert (await w.stored("s"))["messages"] == reader.state["messages"]  # type: ignore[index]
+
+
+@virtual
 async def test_a_message_that_waited_for_the_session_when_the_drain_began_is_refused() -> None:
     """Its turn had no place yet."""
     async with world() as w:

@@ -185,6 +185,31 @@ async def test_clearing_the_queue_while_the_turn_before_it_ends_starts_none_of_i
         assert waiting(reader) == []
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_clearing_the_queue_while_its_next_turn_is_being_committed_stops_that(after: bool) -> None:
+    """It waited when the stop was pressed, on whichever side of its commit; the stop is answered when it has ended."""
+
+    @virtual
+    async def test() -> None:
+        async with world() as w:
+            reader = await w.reader("s")
+            ids = [await w.chat("s", text) for text in ("one", "two", "three")]
+            await settle()
+            gate = w.store.gate("start_turn", after=after)
+            w.puppet.last.end()
+            await gate.reached.wait()
+            clearing = asyncio.get_running_loop().create_task(w.interrupt("s", clear_queue=True))
+            await settle()
+            gate.open()
+            await clearing
+            assert not reader.state["is_processing"]
+            assert sorted(ends(reader)) == sorted(zip(ids, ("completed", "interrupted", "interrupted"), strict=True))
+            assert waiting(reader) == []
+            assert (await w.stored("s"))["messages"] == reader.state["messages"]  # type: ignore[index]
+
+    test()
+
+
 @virtual
 async def test_what_is_sent_while_the_queue_is_cleared_is_answered() -> None:
     """Clearing takes back what waited when it was asked for, not what came after."""

@@ -151,6 +151,29 @@ def test_an_end_that_the_store_never_takes_is_told_as_failed_and_saved_later(out
 
 
 @virtual
+async def test_an_end_that_a_damaged_database_never_takes_holds_up_no_other_session() -> None:
+    """A damaged page is one session's; the ends and the queues of the others go on when the store is back."""
+    async with world() as w:
+        names = [f"s{n}" for n in range(4)]
+        for name in names:
+            await w.chat(name, "one")
+            await w.chat(name, "two")
+        await settle()
+        w.store.fill()
+        for strings in list(w.puppet.turns):
+            strings.end()
+        await advance(7)
+        w.store.mend()
+        w.damaged = "s1"
+        await advance(1)
+        running = {strings.turn.session_id for strings in w.puppet.turns if strings.turn.message == "two"}
+        assert running == {"s0", "s2", "s3"}
+        w.damaged = None
+        await advance(1)
+        assert {strings.turn.session_id for strings in w.puppet.turns if strings.turn.message == "two"} == set(names)
+
+
+@virtual
 async def test_usage_that_an_agent_has_told_outlives_a_crash() -> None:
     """It is checkpointed like the answer, also where nothing is written meanwhile."""
     async with world() as w:

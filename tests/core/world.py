@@ -16,7 +16,7 @@ import orjson
 
 from chatserver.auto_naming import AutoNaming
 from chatserver.config import Settings
-from chatserver.errors import StoreUnavailable
+from chatserver.errors import StoreCorrupt, StoreUnavailable
 from chatserver.live_session import LiveSession
 from chatserver.principal import ANONYMOUS, Principal
 from chatserver.quotas import Quotas
@@ -115,6 +115,7 @@ class World:
         self.service: SessionService
         self.recovered = 0
         self.refuse_load_of: str | None = None
+        self.damaged: str | None = None  # the session whose turns the database cannot end
 
     def _on_crash(self, task: str, error: BaseException) -> None:
         self.crashes.append(f"{task}: {error!r}")
@@ -167,6 +168,8 @@ class World:
     def _refuse(self, method: str, arguments: tuple[Any, ...]) -> None:
         if method == "load" and arguments[0].session_id == self.refuse_load_of:
             raise StoreUnavailable
+        if method == "finish_turn" and arguments[0].key.session_id == self.damaged:
+            raise StoreCorrupt
 
     async def kill(self) -> None:
         """End the process as `kill -9` does: no call reaches the store any more, readers lose their connections."""
