@@ -396,7 +396,7 @@ async def test_a_switched_model_takes_effect_from_the_next_turn() -> None:
         assert (await w.stored("s"))["model"] == "two"  # type: ignore[index]
 
 
-@pytest.mark.parametrize("why", ["busy", "queue_full", "too_many_turns", "a repetition"])
+@pytest.mark.parametrize("why", ["busy", "queue_full", "too_many_turns", "a repetition", "a late repetition"])
 def test_a_model_that_comes_with_a_refused_message_changes_nothing(why: str) -> None:
     """The session gets it with the message, or not at all."""
 
@@ -410,8 +410,10 @@ def test_a_model_that_comes_with_a_refused_message_changes_nothing(why: str) -> 
                 await w.chat("s", "hello", client_message_id="c")
             if why == "queue_full":
                 await w.chat("s", "more")
+            if why == "a late repetition":
+                await w.interrupt("s")
             before = await w.state("s")
-            if why == "a repetition":
+            if why.endswith("repetition"):
                 await w.chat("s", "hello", client_message_id="c", model="two")
             else:
                 with pytest.raises(ChatServerError) as refused:

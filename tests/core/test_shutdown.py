@@ -214,6 +214,35 @@ async def test_a_change_under_way_when_everything_closes_is_refused_as_draining(
             await w.system("s", "look")
 
 
+@pytest.mark.parametrize("where", ["in its agent", "waiting for its session"])
+def test_a_turn_that_runs_when_everything_closes_is_not_waited_for(where: str) -> None:
+    """No task is left that could end it, and who stopped it gets an answer; the next start ends it in the store."""
+
+    @virtual
+    async def test() -> None:
+        async with world() as w:
+            await w.chat("s", "one")
+            await settle()
+            if where == "waiting for its session":
+                gate = w.store.gate("add_message")
+                telling = asyncio.get_running_loop().create_task(w.system("s", "look"))
+                await gate.reached.wait()
+                w.puppet.last.end()
+                await settle()
+            assert w.turns.running == 1
+            await w.supervisor.close()
+            await settle()
+            assert w.turns.running == 0
+            if where == "waiting for its session":
+                with pytest.raises(Draining):
+                    await telling
+            await w.kill()
+            await w.start()
+            assert w.recovered == 1
+
+    test()
+
+
 @virtual
 async def test_a_recovered_turn_is_seen_by_who_comes_back() -> None:
     """A tab with an id of the cut turn gets a snapshot in which it is interrupted, under a later position."""

@@ -14,6 +14,7 @@ import pytest
 from chatserver.agents.base import AgentTurn, Reasoning, Spent, Text
 from chatserver.errors import AgentError, Unavailable
 from chatserver.message import ToolResult, Usage
+from chatserver.run import Run
 from tests.core.puppets import Play
 from tests.core.readers import Reader
 from tests.core.virtual import advance, settle, virtual
@@ -546,6 +547,40 @@ async def test_many_interrupts_at_once_are_one() -> None:
 
 
 @virtual
+async def test_an_interrupt_that_names_the_turn_returns_when_it_has_ended() -> None:
+    """Stored and told: whoever asked for it may send the next message at once."""
+    async with world() as w:
+        reader = await w.reader("s")
+        turn_id = await w.chat("s", "hi")
+        await settle()
+        gate = w.store.gate("finish_turn")
+        stopping = asyncio.get_running_loop().create_task(w.interrupt("s", turn_id))
+        await gate.reached.wait()
+        await settle()
+        assert not stopping.done()
+        gate.open()
+        await stopping
+        assert one_end(reader)["outcome"] == "interrupted"
+
+
+@virtual
+async def test_nothing_holds_a_turn_that_has_ended() -> None:
+    """Its timeout and what waited to be flushed go with it: they would keep every answer for ten minutes."""
+    async with world() as w:
+        await w.chat("s", "hi")
+        await settle()
+        w.puppet.last.say("one", "two", "three")
+        w.puppet.last.end()
+        await settle()
+        live = w.manager.peek(w.key("s"))
+        assert live is not None
+        assert live.run is None
+        w.puppet.turns.clear()
+        gc.collect()
+        assert not [run for run in gc.get_objects() if type(run) is Run and run.live is live]
+
+
+@virtual
 async def test_cancelling_who_interrupts_does_not_take_the_stop_back() -> None:
     """The client that pressed stop may go away before the turn has ended."""
     async with world() as w:
@@ -649,6 +684,25 @@ async def test_deleting_twice_at_once_deletes_once() -> None:
         await settle()
         assert sorted(await asyncio.gather(w.delete("s"), w.delete("s"))) == [False, True]
         assert reader.types.count("session.deleted") == 1
+
+
+@virtual
+async def test_who_deletes_may_go_away() -> None:
+    """The session goes, with its turn and its streams, although nobody waits for it any more."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await settle()
+        gate = w.store.gate("finish_turn")
+        deleting = asyncio.get_running_loop().create_task(w.delete("s"))
+        await gate.reached.wait()
+        deleting.cancel()
+        await asyncio.wait({deleting})
+        gate.open()
+        await settle()
+        assert reader.types[-2:] == ["turn.ended", "session.deleted"]
+        assert await w.stored("s") is None
+        assert w.manager.peek(w.key("s")) is None
 
 
 @virtual

@@ -247,6 +247,28 @@ async def test_clearing_that_the_store_refuses_leaves_a_queue_that_goes_on() -> 
 
 
 @virtual
+async def test_what_could_not_be_cleared_goes_on_though_the_turn_before_it_has_ended() -> None:
+    """That end found nothing to start, since all that waited was about to be taken back; nobody else looks again."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await w.chat("s", "two")
+        await settle()
+        gate = w.store.gate("finish_turn")
+        w.puppet.last.end()
+        await gate.reached.wait()
+        clearing = asyncio.get_running_loop().create_task(w.interrupt("s", clear_queue=True))
+        await settle()
+        w.store.break_("withdraw_turn")
+        w.store.ungate("finish_turn")
+        with pytest.raises(StoreUnavailable):
+            await clearing
+        await settle()
+        assert asked(reader) == ["one", "two"]
+        assert reader.state["is_processing"]
+
+
+@virtual
 async def test_who_clears_the_queue_may_go_away() -> None:
     """The clearing goes on to its end without its caller."""
     async with world() as w:
@@ -461,6 +483,42 @@ def test_a_change_of_a_resting_queue_that_the_store_refuses_changes_nothing(meth
             assert asked(reader) == ["one", "two"]
 
     test()
+
+
+@virtual
+async def test_a_message_wakes_a_resting_queue() -> None:
+    """The store is back: the turn that waits starts at once, and not only with the next checkpoint."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await w.chat("s", "two")
+        await settle()
+        w.store.break_("start_turn")
+        w.puppet.last.end()
+        await settle()
+        w.store.mend()
+        await w.chat("s", "three")
+        assert asked(reader) == ["one", "two"]
+        assert waiting(reader) == [(1, "three")]
+
+
+@virtual
+async def test_clearing_a_resting_queue_that_the_store_refuses_leaves_it_to_go_on() -> None:
+    """No turn runs whose end would start the next one: the checkpoints still do."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await w.chat("s", "two")
+        await settle()
+        w.store.break_("start_turn", "withdraw_turn")
+        w.puppet.last.end()
+        await settle()
+        with pytest.raises(StoreUnavailable):
+            await w.interrupt("s", clear_queue=True)
+        w.store.mend()
+        await advance(1)
+        assert asked(reader) == ["one", "two"]
+        assert reader.state["is_processing"]
 
 
 @virtual
