@@ -135,7 +135,9 @@ def _classified(status: int, names: tuple[frozenset[str], str]) -> UpstreamError
         case 400 | 413 | 422 | 500 if known & _TOO_LONG or any(words in message for words in _TOO_LONG_WORDS):
             return UpstreamError("The conversation is longer than the model can read.", code="context_too_long")
         case 404:
-            return UpstreamError("The model's endpoint does not know the model.", code="upstream_rejected")
+            return UpstreamError(
+                "The model's endpoint does not know the model, or its address is wrong.", code="upstream_rejected"
+            )
         case _ if status >= 500:
             return unavailable(f"The model's endpoint failed (HTTP {status}).")
         case _ if status >= 400:

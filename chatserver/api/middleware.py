@@ -25,6 +25,8 @@ _LIMITS = (RateLimited, Unavailable, StoreFull)
 # Resources that answer whoever asks; the URL table says which.
 OPEN: web.AppKey[frozenset[web.AbstractResource | None]] = web.AppKey("open")
 
+# Of an origin and a host that are told back: names have up to 253, and who sends more knows what it sent.
+_SHOWN_CHARS = 300
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -131,7 +133,10 @@ def refuse_cross_site(request: web.Request) -> None:
             return
     elif request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
         return
-    raise Forbidden("a page of another site may not do this", code="cross_site")
+    site = "another site" if origin is None else repr(origin[:_SHOWN_CHARS])
+    raise Forbidden(
+        f"a page of {site} may not do this: the request came to {request.host[:_SHOWN_CHARS]!r}", code="cross_site"
+    )
 
 
 @lru_cache(maxsize=256)

@@ -265,6 +265,15 @@ async def test_a_cookie_does_not_work_from_another_site(api: Api) -> None:
     assert (await api.call("POST", "/api/chat", json={"message": "x"}, headers=own))[0] == 200
 
 
+async def test_a_proxy_that_drops_the_port_of_the_host_can_be_seen_from_the_refusal(api: Api) -> None:
+    """As nginx's `$host` does: the server's own page is another site then, and only both names tell why."""
+    headers = {"Origin": "http://127.0.0.1:8380", "Host": "127.0.0.1"}
+    status, problem, _ = await api.call("POST", "/api/chat", json={"message": "x"}, headers=headers)
+    assert (status, problem["code"]) == (403, "cross_site")
+    assert "'http://127.0.0.1:8380'" in problem["detail"]
+    assert "'127.0.0.1'" in problem["detail"]
+
+
 async def test_cors_is_closed_by_default_and_open_by_list(serve: Serve, tmp_path: object) -> None:
     """A3."""
     api = await serve(cors_origins=("https://app.example",))
