@@ -332,6 +332,22 @@ async def test_python_examples_run(block: Block, server: ServerProcess, tmp_path
     assert "-- completed" in output
 
 
+async def test_the_client_in_python_prints_a_whole_answer(tmp_path: Path) -> None:
+    """Also where it begins or ends before its stream is asked for: an agent that waits for nothing does both."""
+    [block] = [block for block in _with("python", "run") if "/api/chat/stream" in block.text]
+    async with ServerProcess(tmp_path / "data") as server:
+        for _ in range(5):
+            status, output = await _run(
+                sys.executable,
+                "-",
+                text=block.text.replace(ADDRESS, server.base_url),
+                folder=tmp_path,
+                env=_environment(tmp_path),
+            )
+            assert status == 0, output
+            assert output == "What is a turn?\n-- completed\n"  # the scripted model says it back
+
+
 async def test_stream_examples_carry_events(server: ServerProcess, tmp_path: Path) -> None:
     """Each of them is answered with a stream that begins at once."""
     env = _environment(tmp_path, stream=True)

@@ -60,11 +60,11 @@ _WORD_EDGES = "-_.'’/"
 _JOINTS = re.compile(r"[-_./]+")
 
 _COMMON = """
-a about all also am an and any are as at be been being but by can could did do does doing don't for from get had has
-have having he her hers him his how i i'm if in into is isn't it it's its just know like make may me might must my need
-no not of on one or our ours out own please put should show so some such tell than that the their them then there these
-they this those through to too up us use used using very want was way we were what what's when where which while who
-whom whose why will with work works would you your yours
+a about all also am an and any are as at be been being but by can could did do does doesn't doesnt doing don't dont
+for from get had has have having he her hers him his how i i'm if in into is isn't it it's its just know like make may
+me might must my need no not of on one or our ours out own please put should show so some such tell than that the
+their them then there these they this those through to too up us use used using very want was way we were what what's
+when where which while who whom whose why will with work works would you your yours
 """
 _STOP_WORDS = frozenset(_COMMON.split())
 

@@ -364,6 +364,62 @@ QUESTIONS = {
 }
 
 
+# As they are typed: in few words, with slips, by their own names for things.
+TYPED = {
+    "do i need nodejs installed": "quickstart.md#how-do-i-install-and-start-chatserver",
+    "wich python do i need": "faq.md#which-python-do-i-need",
+    "how to run on a differnt port": "faq.md#how-do-i-change-the-port",
+    "address already in use": "faq.md#why-is-the-address-or-port-already-in-use",
+    "can i run it in docker": "faq.md#is-there-a-docker-image",
+    "how do i connect lm studio": "agents.md#how-do-i-connect-a-language-model",
+    "where do i put my api key": "agents.md#how-do-i-give-a-model-its-api-key",
+    "the model forgets what I said earlier": "faq.md#why-does-the-model-forget-what-i-said-earlier",
+    "why is the answer cut off": "faq.md#why-is-an-answer-cut-off",
+    "change temperature": "faq.md#how-do-i-change-the-temperature-or-the-system-prompt-of-a-model",
+    "use langchain": "python-agents.md#python-agents",
+    "my agent blocks everything": "python-agents.md#why-does-the-whole-server-hang-while-my-agent-works",
+    "no module named my_agent": "python-agents.md#why-does-chatserver-refuse-to-start-with-my-agent",
+    "add mcp server github": "mcp.md#how-do-i-add-a-tool-server",
+    "approve tool calls before they run": "mcp.md#how-do-i-make-a-person-approve-tool-calls",
+    "how do i get the answer as json without streaming": "faq.md#how-do-i-get-an-answer-without-streaming",
+    "eventsource example javascript": "stream.md#how-do-i-write-a-client-in-javascript",
+    "python client example": "stream.md#how-do-i-write-a-client-in-python",
+    "websocket support?": "faq.md#does-it-speak-websocket",
+    "stream disconnects after 60 seconds behind nginx": "operations.md#how-do-i-run-it-behind-nginx-or-another-proxy",
+    "cors error in browser": "http-api.md#how-do-i-allow-cors-for-a-page-of-another-origin",
+    "embed chat widget in my website": "page.md#how-do-i-embed-the-chat-in-my-own-page-with-chatmanager",
+    "run as a service on boot": "operations.md#how-do-i-run-it-under-systemd",
+    "restore a backup": "operations.md#how-do-i-make-a-backup",
+    "move to another machine": "backup.md#how-do-i-move-to-another-machine",
+    "upgrade to new version": "operations.md#how-do-i-update-chatserver",
+    "create admin user": "accounts.md#how-does-the-operator-make-change-and-shut-out-users",
+    "only my company may use it": "accounts.md#how-do-i-require-a-login-so-that-only-users-get-in",
+    "login with google / oidc": "accounts.md#how-do-i-accept-the-logins-of-my-own-identity-provider",
+    "chats disappeared": "projects.md#why-is-my-list-empty",
+    "search old conversations": "projects.md#how-do-i-search",
+    "export chat to markdown": "faq.md#how-do-i-export-one-chat-as-markdown-or-json",
+    "how many tokens did i use": "limits.md#how-do-i-see-how-many-tokens-were-used",
+    "how much ram": "operations.md#how-much-memory-does-it-need",
+    "is my data sent anywhere": "security.md#does-chatserver-call-home",
+    "dark mode": "page.md#is-there-a-dark-mode",
+    "upload a file / image": "faq.md#can-i-upload-files-or-images",
+    "stop generating": "concepts.md#what-does-stopping-an-answer-do",
+    "no space left on device": "operations.md#what-happens-when-the-disk-is-full",
+    "database is locked": "operations.md#what-do-i-do-when-the-database-is-locked",
+    "wie ändere ich den port": "faq.md#how-do-i-change-the-port",
+    "wie starte ich den server": "operations.md#how-do-i-start-the-server",
+}
+
+
+async def test_own_docs_answer_what_people_type(open_index: Callable[..., DocsIndex]) -> None:
+    """The right section is one of the first two, which are what an answer begins with."""
+    index = open_index(OWN_DOCS)
+
+    found = {typed: [section.address for section in await index.search(typed, 2)] for typed in TYPED}
+
+    assert {typed: addresses for typed, addresses in found.items() if TYPED[typed] not in addresses} == {}
+
+
 async def test_own_docs_answer_the_questions_people_ask(open_index: Callable[..., DocsIndex]) -> None:
     """The right section is the first one, for words as people write them."""
     index = open_index(OWN_DOCS)

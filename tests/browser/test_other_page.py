@@ -1,4 +1,7 @@
-"""`/chat-manager.js` in somebody else's page, on another origin: the example of docs/page.md, as it stands there."""
+"""The examples in JavaScript, as they stand in the docs.
+
+`/chat-manager.js` in somebody else's page, on another origin, and a client of the stream without it.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,14 @@ from tests.server import ROOT, ServerProcess
 pytestmark = pytest.mark.browser
 
 
-def _example(language: str) -> str:
-    """The code under the question how to use it."""
-    question = "## How do I embed the chat in my own page, with ChatManager?"
-    section = (ROOT / "docs" / "page.md").read_text().split(question)[1]
+EMBEDDING = ("page.md", "## How do I embed the chat in my own page, with ChatManager?")
+STREAMING = ("stream.md", "## How do I write a client in JavaScript?")
+
+
+def _example(language: str, where: tuple[str, str] = EMBEDDING) -> str:
+    """The code under a question."""
+    file, question = where
+    section = (ROOT / "docs" / file).read_text().split(question)[1]
     found = re.search(rf"^```{language}\n(.*?)^```", section, re.M | re.S)
     assert found is not None
     return found[1]
@@ -97,3 +104,17 @@ async def test_another_page_talks_through_the_module(chromium: Browser, tmp_path
             await expect(other).to_have_url(re.compile(r"\?"))  # the plain form: no script has taken it over
             await expect(other.locator("#messages li")).to_have_count(0)
             await context.close()
+
+
+async def test_the_client_in_javascript_reads_a_whole_answer(chromium: Browser, tmp_path: Path) -> None:
+    """It closes its stream when the turn has ended, and holds every word by then."""
+    closed = "while (source.readyState !== EventSource.CLOSED) await new Promise((done) => setTimeout(done, 20));"
+    async with ServerProcess(tmp_path / "data") as server:
+        context = await chromium.new_context()
+        page = await context.new_page()
+        await page.goto(server.base_url)
+
+        answer = await page.evaluate(f"async () => {{ {_example('js', STREAMING)} {closed} return answer; }}")
+
+        assert answer == "What is a turn?"  # the scripted model says it back
+        await context.close()
