@@ -12,9 +12,9 @@ Invariants:
 - No more than `limit` operations wait. All that was accepted is run before `close` returns.
 - A cancelled caller changes nothing here: what it submitted runs, and its result goes nowhere.
 
-The event loop is woken once per commit, not once per operation, and hands over once per round what was submitted in it:
-a thread that is woken by the first takes the others along. It does not know SQL and opens nothing: `connect`
-does.
+The event loop is woken once per commit, not once per operation. While a thread has work, what is submitted in one round
+of the loop is handed over at its end: each operation by itself would stop the loop for a thread that cannot go on
+before the loop lets it. It does not know SQL and opens nothing: `connect` does.
 """
 
 from __future__ import annotations
@@ -128,9 +128,12 @@ class Transactions:
             raise StoreUnavailable("too many operations wait for the store")
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting += 1
-        if not self._gathered:
-            self._loop.call_soon(self._hand_over)
-        self._gathered.append((operation, future))
+        if self._waiting == 1:
+            self._jobs.put((operation, future))
+        else:
+            if not self._gathered:
+                self._loop.call_soon(self._hand_over)
+            self._gathered.append((operation, future))
         return future
 
     def _hand_over(self) -> None:
