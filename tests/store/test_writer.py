@@ -58,6 +58,7 @@ async def gathered(transactions: Transactions, operations: list[Operation[Any]])
     held = transactions.submit(gate)
     await gate.entered()
     futures = [transactions.submit(operation) for operation in operations]
+    await asyncio.sleep(0)  # they are handed over at the end of this round
     gate.open()
     await held
     return await asyncio.gather(*futures, return_exceptions=True)
@@ -163,6 +164,14 @@ async def test_a_cancelled_caller_leaves_no_trace_but_its_write(caplog: pytest.L
         assert [type(o) for o in outcomes[1::2]] == [int, Conflict, Conflict]
         assert await transactions.submit(_values) == [0, 1, 2]
         assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+async def test_closing_runs_what_was_submitted_in_the_same_moment() -> None:
+    """It waits for the end of the round to be handed over, which comes after the close began."""
+    async with writer() as transactions:
+        futures = [transactions.submit(insert(n)) for n in range(3)]
+        await transactions.close()
+        assert [future.result() for future in futures] == [1, 1, 1]
 
 
 async def test_closing_runs_what_was_accepted_and_refuses_the_rest() -> None:
