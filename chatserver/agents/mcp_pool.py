@@ -182,17 +182,21 @@ class Pool:
         while True:
             if self._closed or place.closed:
                 raise ToolError("the session's tool servers are being closed", code="server_failed")
-            if place.connection is not None:
-                if place.connection.state in ("connecting", "connected"):
-                    return place.connection
+            if place.connection is not None and place.connection.state in ("connecting", "connected"):
+                return place.connection
+            if (older := self._older(place)) is not None:
                 # Two processes of one session must not meet, at its files for instance.
-                await place.connection.close()
+                await older.close()
                 continue
             place.server.health.check()
             place.health.check()
             if len(self._open) < self._settings.mcp_connections:
                 return self._open_new(place)
             await self._make_room()
+
+    def _older(self, place: Place) -> Connection | None:
+        """What is left of the last connection of this place, or of one that was here before and was closed."""
+        return next((c for c, p in self._open.items() if p.key == place.key and p.server is place.server), None)
 
     async def _make_room(self) -> None:
         """Close the connection that was idle for longest, or wait until one is."""

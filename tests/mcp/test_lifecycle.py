@@ -124,6 +124,20 @@ async def test_a_server_that_ignores_its_end_is_killed(open_hub: OpenHub) -> Non
     assert not psutil.pid_exists(process)
 
 
+@pytest.mark.parametrize("how", ["closed", "disconnected"])
+async def test_a_session_that_comes_back_while_its_server_ends_waits_for_that(open_hub: OpenHub, how: str) -> None:
+    """Evicted or deleted and there again, or disconnected and used at once: its two processes never meet."""
+    hub = open_hub(plain(mode="stubborn"))
+    process = await hub.pid()
+    end = hub.servers.close_session(ANNA) if how == "closed" else hub.servers.disconnect(ANNA, "plain")
+    closing = asyncio.get_running_loop().create_task(end)
+    await asyncio.sleep(0)
+
+    assert await hub.pid() != process
+    assert not psutil.pid_exists(process)
+    await closing
+
+
 @pytest.mark.both_loops
 async def test_a_killed_server_is_noticed_and_started_again(open_hub: OpenHub) -> None:
     """kill -9: its own children go too, the next call has a new process, and no call fails."""
