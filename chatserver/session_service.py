@@ -17,7 +17,17 @@ from typing import Any, Literal
 from chatserver.branches import Stretch
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
-from chatserver.errors import Conflict, Expired, Forbidden, InvalidFields, NotFound, RateLimited, SessionDamaged
+from chatserver.errors import (
+    ChatServerError,
+    Conflict,
+    Draining,
+    Expired,
+    Forbidden,
+    InvalidFields,
+    NotFound,
+    RateLimited,
+    SessionDamaged,
+)
 from chatserver.live_session import LiveSession
 from chatserver.message import NO_METADATA, Message
 from chatserver.new_turn import NewTurn, OnBusy
@@ -44,6 +54,10 @@ from chatserver.store.base import SessionKey, SessionRecord, Store
 from chatserver.turns import TurnRunner
 
 Rating = Literal["up", "down"]
+
+
+# Until a store that was away is asked again for what tabs still show wrongly.
+TELL_AGAIN_SECONDS = 1.0
 
 
 class SessionService(SessionAccess):
@@ -343,11 +357,20 @@ class SessionService(SessionAccess):
             raise NotFound(f"no approval {approval_id!r} is waiting", code="approval_not_found")
 
     async def tell_connecting(self, key: SessionKey, connecting: bool) -> None:
-        """Show tabs that the session's tool servers are being connected; nothing where it is not live."""
-        live = self._manager.peek(key)
-        if live is not None:
-            with suppress(NotFound):  # deleted meanwhile
-                await self._turns.update(live, {}, {"is_connecting_mcp": connecting})
+        """Show tabs that the session's tool servers are being connected; nothing where it is not live.
+
+        While the store is away, an end is told as soon as it is back; a beginning is not told at all. Cancelling is
+        safe.
+        """
+        while (live := self._manager.peek(key)) is not None:
+            try:
+                return await self._turns.update(live, {}, {"is_connecting_mcp": connecting})
+            except (NotFound, Draining):  # deleted meanwhile, or nobody is to be told anything any more
+                return
+            except ChatServerError:
+                if connecting:
+                    return
+            await self._clock.sleep(TELL_AGAIN_SECONDS)
 
     def check_subscribers(self, live: LiveSession) -> None:
         """V7: raises RateLimited where the session has all the streams it may have."""

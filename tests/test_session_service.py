@@ -543,6 +543,28 @@ async def test_connecting_of_a_session_that_is_gone_is_told_to_nobody() -> None:
         assert await w.stored("s") is None
 
 
+@virtual
+async def test_the_end_of_connecting_is_told_when_the_store_is_back() -> None:
+    """A tab that said "connecting" for ever would lie; a beginning that could not be told is not made up for."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.system("s", "hello")
+        key = w.key("s")
+        w.store.break_("update_session")
+        await w.service.tell_connecting(key, True)
+        w.store.mend()
+        await w.service.tell_connecting(key, True)
+        w.store.break_("update_session")
+        end = asyncio.get_running_loop().create_task(w.service.tell_connecting(key, False))
+        await advance(3)
+        assert reader.state["is_connecting_mcp"]
+        w.store.mend()
+        await advance(1)
+        assert end.done()
+        assert end.exception() is None
+        assert not reader.state["is_connecting_mcp"]
+
+
 # --- cancelling ---
 
 
