@@ -10,6 +10,7 @@ It knows neither statements nor operations.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -44,6 +45,8 @@ LOG_BYTES = 64 << 20
 # A database up to this size is checked whole when it is opened: some 20 ms. A larger one would make the start wait;
 # it tells of its damage when the damaged page is read.
 CHECKED_BYTES = 16 << 20
+# What a start needs on the disk at the least: the shared memory of the write-ahead log takes it in one piece.
+ROOM_BYTES = 32 << 10
 
 _MAGIC = b"SQLite format 3\0"
 
@@ -120,7 +123,7 @@ def writing(location: Location) -> Iterator[Database]:
                 if not current:
                     migrate(connection)
             except (OSError, sqlite3.Error) as error:
-                raise StartupError(f"{path} cannot be opened: {_reason(error)}") from error
+                raise StartupError(f"{path} cannot be opened: {_reason(error, path)}") from error
             except StartupError as error:
                 raise StartupError(f"{path}: {error.detail}", code=error.narrow_code) from error
         yield Database(connection, begin="BEGIN IMMEDIATE")
@@ -137,7 +140,7 @@ def reading(location: Location) -> Iterator[Database]:
     try:
         connection = _connect(_uri(location.path, "ro"), location)
     except sqlite3.Error as error:
-        raise StartupError(f"{location.path} cannot be opened for reading: {_reason(error)}") from error
+        raise StartupError(f"{location.path} cannot be opened for reading: {_reason(error, location.path)}") from error
     with closing(connection):
         connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
         yield Database(connection, begin="BEGIN")
@@ -162,7 +165,7 @@ def beside(location: Location) -> Iterator[Database]:
             _configure(connection, READER_CACHE_KIB)
             yield Database(connection, begin="BEGIN IMMEDIATE")
     except sqlite3.Error as error:
-        raise StartupError(f"{path} cannot be opened: {_reason(error)}") from error
+        raise StartupError(f"{path} cannot be opened: {_reason(error, path)}") from error
 
 
 @contextmanager
@@ -180,7 +183,7 @@ def reading_alone(location: Location) -> Iterator[Database]:
             database = stack.enter_context(reading(location))
             current = database.is_current()
         except (OSError, sqlite3.Error) as error:
-            raise StartupError(f"{path} cannot be read: {_reason(error)}") from error
+            raise StartupError(f"{path} cannot be read: {_reason(error, path)}") from error
         except StartupError as error:
             raise StartupError(f"{path}: {error.detail}", code=error.narrow_code) from error
         if not current:
@@ -260,7 +263,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StartupError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        raise StartupError(f"the folder {folder} cannot be made: {reason}") from error
 
 
 def _create(path: Path, location: Location) -> None:
@@ -311,7 +315,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> bool:
     return current
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
@@ -321,5 +325,14 @@ def _reason(error: Exception) -> str:
             return f"it is damaged ({error})"
         case sqlite3.SQLITE_READONLY:
             return "it cannot be written"
+        case sqlite3.SQLITE_IOERR if _is_full(path.parent):  # its shared memory is the first thing that has no room
+            return "the disk is full"
         case _:
             return str(error)
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < ROOM_BYTES
+    except OSError:
+        return False

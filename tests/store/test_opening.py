@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import tempfile
@@ -324,6 +325,30 @@ async def test_a_folder_that_cannot_be_made_is_refused(shared_folder: Path) -> N
 
     shared_folder.chmod(0o755)
     assert told == f"the folder {shared_folder / 'data'} cannot be made: Permission denied"
+
+
+async def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    """--data-dir takes the folder, not the database in it."""
+    (tmp_path / "data").write_text("a file")
+
+    told = (await refusal(tmp_path / "data")).detail
+
+    assert told == f"the folder {tmp_path / 'data'} cannot be made: there is a file of that name"
+
+
+async def test_a_start_on_a_full_disk_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite calls it an I/O error, which sounds like a broken disk."""
+
+    def fails(*_: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr(sqlite, "_configure", fails)
+    assert (await refusal(made.parent)).detail == f"{made} cannot be opened: disk I/O error"
+
+    monkeypatch.setattr(sqlite, "ROOM_BYTES", shutil.disk_usage(made.parent).total + 1)
+    assert (await refusal(made.parent)).detail == f"{made} cannot be opened: the disk is full"
 
 
 async def test_a_folder_that_cannot_be_written_is_refused(shared: Path) -> None:
