@@ -9,6 +9,7 @@ It decides no outcome (run.py) and starts nothing (turn_queue.py).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
@@ -93,7 +94,7 @@ class TurnEnds:
     async def settle(self, live: LiveSession) -> None:
         """Commit a terminal state that could not be committed before; raises what the store raises."""
         if live.unsaved is not None:
-            if not live.removed:
+            with suppress(NotFound):  # deleted under it: there is nothing to end
                 await self._store.finish_turn(live.unsaved)
             self.forget(live)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from chatserver.agents.base import AgentTurn, Reasoning
-from chatserver.errors import Conflict, NotFound, RateLimited, Unavailable
+from chatserver.errors import AgentError, Conflict, NotFound, RateLimited, Unavailable
 from chatserver.message import ToolResult
 from tests.core.puppets import Play
 from tests.core.virtual import advance, settle, virtual
@@ -250,6 +250,58 @@ async def test_an_answer_tells_how_long_it_reasoned() -> None:
         await w.start()
         again = await w.reader("s")
         assert again.state["messages"][-1]["metadata"] == {"reasoning_ms": 3000}
+
+
+@virtual
+async def test_a_tool_that_takes_long_is_not_reasoned_about() -> None:
+    """The call ends the reasoning before it, whether or not a word of the answer comes between; a failure keeps it."""
+    async with world() as w:
+
+        async def slow(_arguments: object) -> ToolResult:
+            await asyncio.sleep(30)
+            return ToolResult("done", False)
+
+        w.tools.add("srv", "slow", slow)
+        reader = await w.reader("s")
+        await w.chat("s", "hello")
+        await settle()
+        agent = w.puppet.last
+        agent.say(Reasoning("which one"))
+        await advance(2)
+        agent.call("srv", "slow")
+        agent.say("so")
+        await advance(60)
+        assert reader.state["messages"][-1]["metadata"] == {"reasoning_ms": 2000}
+        agent.fail(AgentError("asleep", code="upstream_timeout"))
+        await settle()
+        assert reader.state["messages"][-1]["metadata"] == {
+            "reasoning_ms": 2000,
+            "error": {"code": "upstream_timeout", "title": "asleep"},
+        }
+
+
+@virtual
+async def test_fast_pieces_are_told_together_once_an_interval() -> None:
+    """Again and again while the answer runs, none later than an interval; the first of them counts as the first."""
+    async with world(flush_interval_seconds=0.1) as w:
+        reader = await w.reader("s")
+        await w.chat("s", "hello")
+        await settle()
+        said = ""
+        for n in range(100):
+            w.puppet.last.say(f"{n} ")
+            await advance(0.01)
+            told = reader.state["messages"][-1]["content"]
+            assert len(said) - len(told) <= 10 * len("99 ")
+            said += f"{n} "
+        await advance(0.1)
+        assert reader.state["messages"][-1]["content"] == said
+        assert 10 <= reader.types.count("text.delta") <= 12
+        await advance(1)
+        w.puppet.last.say("and alone")
+        await settle()
+        assert reader.state["messages"][-1]["content"] == f"{said}and alone"
+        assert sum(w.turns.counts.first_token_of("puppet").counts) == 1
 
 
 @virtual

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatserver.agents.base import AgentTurn, Reasoning, Spent, Text
-from chatserver.errors import AgentError, Unavailable
+from chatserver.errors import AgentError, InvalidRequest, NotFound, Unavailable
 from chatserver.message import ToolResult, Usage
 from chatserver.run import Run
 from tests.core.puppets import Play
@@ -45,6 +45,7 @@ async def ended(play: Callable[[AgentTurn], Any], seconds: float = 10, **setting
         if "error" in end:
             assert reader.state["messages"][-1]["metadata"]["error"] == end["error"]
             assert reader.types[-2] == "message.updated"
+            assert reader.events[-2]["message"]["status"] == "streaming", "only `turn.ended` ends it"
         # The session goes on: the next turn begins.
         await w.chat("s", "again")
         await settle()
@@ -151,6 +152,24 @@ def test_an_agent_that_is_no_iterator_ends_its_turn_as_failed(play: Callable[[Ag
         assert (await ended(play))["error"]["code"] == "agent_error"
 
     test()
+
+
+@virtual
+async def test_an_agents_words_about_its_failure_are_cut_to_a_sentence() -> None:
+    """They go into an event and a message, whose readers did not ask for a page."""
+    end = await ended(raising(AgentError("x" * 50_000, code="y" * 50_000)))
+    assert (end["error"]["title"], end["error"]["code"]) == ("x" * 1000, "y" * 1000)
+
+
+@virtual
+async def test_an_agent_that_gives_up_before_it_begins_ends_its_turn_as_failed() -> None:
+    """It raises where it should give its pieces; a library that parses arguments does it with SystemExit."""
+
+    def play(_turn: AgentTurn) -> AsyncIterator[Any]:
+        raise SystemExit(2)
+
+    end = await ended(play)
+    assert (end["outcome"], end["error"]["code"]) == ("failed", "agent_error")
 
 
 @virtual
@@ -574,7 +593,7 @@ async def test_nothing_holds_a_turn_that_has_ended() -> None:
         await settle()
         live = w.manager.peek(w.key("s"))
         assert live is not None
-        assert live.run is None
+        assert (live.run, live.pins) == (None, 0)
         w.puppet.turns.clear()
         gc.collect()
         assert not [run for run in gc.get_objects() if type(run) is Run and run.live is live]
@@ -684,6 +703,49 @@ async def test_deleting_twice_at_once_deletes_once() -> None:
         await settle()
         assert sorted(await asyncio.gather(w.delete("s"), w.delete("s"))) == [False, True]
         assert reader.types.count("session.deleted") == 1
+
+
+@virtual
+async def test_a_delete_that_is_refused_stops_nothing() -> None:
+    """Without `force` a session with messages stays, and its running turn goes on."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await settle()
+        live = w.manager.peek(w.key("s"))
+        assert live is not None
+        with pytest.raises(InvalidRequest) as refused:
+            await w.turns.delete(live, force=False)
+        assert refused.value.narrow_code == "session_has_messages"
+        await settle()
+        assert reader.state["is_processing"]
+
+
+@pytest.mark.parametrize("provisional", [True, False])
+def test_a_message_that_waited_for_a_deletion_is_refused(provisional: bool) -> None:
+    """It was meant for the session that is gone; no agent answers it where nobody can see."""
+
+    @virtual
+    async def test() -> None:
+        async with world() as w:
+            if provisional:
+                await w.touch("s")
+            else:
+                await w.system("s", "hello")
+            gate = w.store.gate("delete_session")
+            deleting = asyncio.get_running_loop().create_task(w.delete("s"))
+            await gate.reached.wait()
+            sending = asyncio.get_running_loop().create_task(w.chat("s", "one"))
+            await settle()
+            gate.open()
+            await deleting
+            with pytest.raises(NotFound):
+                await sending
+            await settle()
+            assert w.puppet.turns == []
+            assert await w.stored("s") is None
+
+    test()
 
 
 @virtual

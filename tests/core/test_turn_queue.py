@@ -598,6 +598,7 @@ async def test_after_a_crash_every_queue_goes_on_by_itself() -> None:
                 ("second", "completed"),
             ]
             assert state["messages"][1]["status"] == "interrupted"
+        assert [live.pins for live in w.manager.live()] == [0, 0], "nothing that took them up keeps them in memory"
 
 
 @virtual

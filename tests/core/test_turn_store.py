@@ -14,7 +14,7 @@ from chatserver.agents.base import AgentTurn
 from chatserver.errors import Draining, NotFound, StoreCorrupt, StoreFull, StoreUnavailable
 from tests.core.puppets import Play
 from tests.core.tampered_store import WRITES
-from tests.core.virtual import advance, settle, virtual
+from tests.core.virtual import advance, outside, settle, virtual
 from tests.core.world import NOBODY, World, world
 
 TROUBLES = [StoreUnavailable, StoreFull, StoreCorrupt]
@@ -228,6 +228,83 @@ async def test_a_message_after_an_unsaved_end_commits_that_first() -> None:
         w.puppet.last.end()
         await settle()
         await same_as_stored(w)
+
+
+@pytest.mark.parametrize("change", ["choose", "fork", "rate"])
+def test_a_change_of_branches_after_an_unsaved_end_commits_that_first(change: str) -> None:
+    """The store would take the answer for one that still runs, and its late end would undo the rating."""
+
+    @virtual
+    async def test() -> None:
+        async with world() as w:
+            reader = await w.reader("s")
+            await w.chat("s", "one")
+            await settle()
+            w.puppet.last.end()
+            await settle()
+            first_id = reader.state["messages"][-1]["id"]
+            await w.regenerate("s", first_id)
+            await settle()
+            w.store.break_("finish_turn")
+            w.puppet.last.say("answer")
+            w.puppet.last.end()
+            await advance(7)
+            answer_id = reader.state["messages"][-1]["id"]
+            w.store.mend()
+            match change:
+                case "choose":
+                    await w.choose_branch("s", first_id)
+                case "fork":
+                    forked = await w.fork("s", answer_id)
+                    assert forked["messages"][-1]["status"] == "failed"
+                case "rate":
+                    await w.rate("s", answer_id, "up")
+            await advance(1)
+            stored = await w.stored("s")
+            assert stored is not None
+            assert stored["messages"] == reader.state["messages"]
+            assert ("feedback" in stored["messages"][-1]["metadata"]) == (change == "rate")
+
+    test()
+
+
+@virtual
+async def test_an_unsaved_end_of_a_session_that_the_store_has_lost_holds_up_no_other() -> None:
+    """There is nothing left to end; what the others have is committed."""
+    async with world() as w:
+        readers = {name: await w.reader(name) for name in ("a", "b", "c")}
+        for name in readers:
+            await w.chat(name, "one")
+        await settle()
+        w.store.break_("finish_turn")
+        for strings in w.puppet.turns:
+            strings.say("answer")
+            strings.end()
+        await advance(7)
+        w.store.mend()
+        for name in ("a", "b"):
+            with outside():
+                await w.real_store.delete_session(w.key(name))
+        await advance(2)
+        assert (await w.stored("c"))["messages"] == readers["c"].state["messages"]  # type: ignore[index]
+        assert not w.turns._ends.unsaved
+
+
+@virtual
+async def test_a_turn_whose_session_the_store_has_lost_ends_and_takes_no_other() -> None:
+    """What was said has no place any more, which no retry changes; and a message does not make the session anew."""
+    async with world() as w:
+        reader = await w.reader("s")
+        await w.chat("s", "one")
+        await settle()
+        with outside():
+            await w.real_store.delete_session(w.key("s"))
+        w.puppet.last.end()
+        await settle()
+        assert [e["outcome"] for e in reader.events if e["type"] == "turn.ended"] == ["completed"]
+        with pytest.raises(NotFound):
+            await w.chat("s", "two")
+        assert await w.stored("s") is None
 
 
 @virtual
