@@ -587,6 +587,18 @@ def test_what_is_freed_at_once_is_freed_in_portions(why: str, monkeypatch: pytes
 
 
 @virtual
+async def test_an_expired_session_lets_go_of_its_tools() -> None:
+    """Child processes among them: nobody else would end those."""
+    async with world() as w:
+        await w.system("s", "hello")
+        live = w.manager.peek(w.key("s"))
+        assert live is not None
+        live.record = replace(live.record, expires_at=EPOCH - 1)
+        assert await w.manager.sweep_expired() == 1
+        assert w.tools.closed_sessions == [live.key]
+
+
+@virtual
 async def test_a_long_absence_is_purged_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two portions the rest of maintenance has its turn; in the end everything has gone."""
     monkeypatch.setattr(session_manager, "PURGE_BATCH", 2)

@@ -282,6 +282,7 @@ async def test_an_ended_connection_gets_no_more_events() -> None:
     reader.follow(live, SID)
     await settle()
     reader.connection.end(goodbye_frame("shutdown", 2000))
+    reader.connection.end(goodbye_frame("signed_out", 2000))
     reader.connection.send(ping_frame())
     script.delta()
     await settle()
@@ -309,11 +310,12 @@ GOODBYE = {"type": "goodbye", "reason": "shutdown", "retry_ms": 2000}
 
 @virtual
 async def test_a_lagging_reader_is_given_what_it_missed_and_then_the_goodbye() -> None:
-    """The end of its turn among it; nothing that happens afterwards."""
+    """The end of its turn among it; nothing that happens afterwards, and no ping, which would only be more to read."""
     live = live_session()
     script = talking(live)
     reader = lagging(live, script)
     await settle()
+    reader.connection.send(ping_frame())
     script.end()
     told = state_of(live)
     reader.connection.end(goodbye_frame("shutdown", 2000))
