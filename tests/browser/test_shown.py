@@ -335,3 +335,53 @@ async def test_a_duplicated_tab_goes_its_own_way(chromium: Browser, server: Serv
     assert "session=twin" in page.url
     await expect(page.get_by_test_id("composer")).to_have_value("a draft")
     await context.close()
+
+
+async def test_a_model_without_a_key_says_so_when_it_is_picked(chromium: Browser, tmp_path: Path) -> None:
+    """In the list of models and above the field: before a message is sent to it, and not after another was picked."""
+    config = tmp_path / "chatserver.toml"
+    config.write_text(
+        '[[models]]\nid = "locked"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "x"\napi_key_env = "NO_SUCH_KEY"\n'
+    )
+    async with ServerProcess(tmp_path / "data", flags=("--config", str(config))) as server:
+        page = await open_session(await chromium.new_context(), server, "locked")
+        model, notice = page.get_by_test_id("model"), page.get_by_test_id("error")
+        await expect(model.locator("option", has_text="locked (no key)")).to_have_count(1)
+        await expect(notice).to_have_count(0)
+        await model.select_option("locked")
+        await expect(notice).to_contain_text("no API key")
+        await model.select_option("scripted")
+        await expect(notice).to_have_count(0)
+        await model.select_option("locked")
+        await say(page, "Is anybody there?")
+        await expect(answers(page, "failed")).to_have_count(1)
+        await expect(notice).to_contain_text("no API key")
+
+
+async def test_a_session_without_a_title_is_called_by_its_question(chromium: Browser, server: ServerProcess) -> None:
+    """In the header and on the tab, also where no answer ever gave it a title."""
+    page = await open_session(await chromium.new_context(), server, "untitled")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("New chat")
+    await say(page, "/fail Where is the **gate**?\nAnd the pond?")
+    await expect(answers(page, "failed")).to_have_count(1)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("/fail Where is the **gate**?")
+    await expect(page).to_have_title("/fail Where is the **gate**? · chatserver")
+
+
+async def test_forced_colours_leave_to_be_seen_where_one_is(chromium: Browser, server: ServerProcess) -> None:
+    """The field one writes in, the session one reads and what one said keep an outline where grounds are taken away."""
+    page = await open_session(await chromium.new_context(forced_colors="active"), server, "forced")
+    await say(page, "Who said this?")
+    await expect(answers(page, "completed")).to_have_count(1)
+    await page.get_by_test_id("composer").focus()
+    found = {
+        "box": page.locator(".box"),
+        "row": page.get_by_test_id("session-row").first,
+        "words": page.locator("[data-testid=message][data-role=user] [data-testid=content]"),
+    }
+    for name, place in found.items():
+        await expect(place, name).to_have_css("outline-style", "solid")
+        colour = await place.evaluate("(e) => getComputedStyle(e).outlineColor")
+        ground = await place.evaluate("(e) => getComputedStyle(e).backgroundColor")
+        assert colour.startswith("rgb("), (name, colour)
+        assert colour != ground, name

@@ -157,6 +157,7 @@ async def test_a_deletion_can_be_undone_and_is_carried_out_otherwise(chromium: B
     await connected(page)
     await menu(page, rows(page), "delete")
     await expect(rows(page)).to_have_count(0)
+    await expect(page.get_by_test_id("toast")).to_contain_text("Deleted: “Doomed”")
     await page.get_by_test_id("undo").click()
     await expect(rows(page)).to_contain_text("Doomed")
     await menu(page, rows(page), "delete")

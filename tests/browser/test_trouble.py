@@ -19,9 +19,9 @@ from chatserver.app import start_server
 from chatserver.config import Settings
 from tests.auth.clock import SetClock
 from tests.browser.page import answers, connected, fill, open_session, say, words
-from tests.browser.talker import script
+from tests.browser.talker import FLAGS, SETTINGS, script
 from tests.relay import relay
-from tests.server import ServerProcess
+from tests.server import ServerProcess, free_port
 
 pytestmark = pytest.mark.browser
 
@@ -479,3 +479,26 @@ async def test_a_part_of_the_page_that_fails_leaves_the_others_and_comes_back(
     await say(page, "three")
     await expect(answers(page, "completed")).to_have_count(3)
     await context.close()
+
+
+async def test_what_was_said_while_the_server_was_away_is_sent_when_it_is_back(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """By itself, once, and in its order, though sending had been given up."""
+    port = free_port()
+    flags = (*FLAGS, "--port", str(port))
+    async with ServerProcess(tmp_path / "data", settings=SETTINGS, flags=flags) as server:
+        page = await open_session(await chromium.new_context(), server, "away")
+        await say(page, "before")
+        await expect(answers(page, "completed")).to_have_count(1)
+        await server.kill9()
+        for text in ("first canary", "second canary"):
+            await say(page, text)
+        pending = page.get_by_test_id("pending")
+        await expect(pending.and_(page.locator("[data-status=failed]"))).to_have_count(2, timeout=30_000)
+        await server.start()
+        await connected(page)
+        await expect(answers(page, "completed")).to_have_count(3, timeout=30_000)
+        await expect(pending).to_have_count(0)
+        asked = page.locator("[data-testid=message][data-role=user] [data-testid=content]")
+        await expect(asked).to_have_text(["before", "first canary", "second canary"])

@@ -109,6 +109,9 @@ const DEFAULTS: ChatManagerConfig = {
 /** A send is repeated after these waits where no answer came: enough for a server that is being restarted. */
 const RESEND_DELAYS_MS = [500, 1_500];
 
+/** Why a message may have failed that goes out by itself once the connection is back. */
+const UNHEARD: readonly string[] = ["network", "timeout", "draining"];
+
 /** Older messages asked for at once: several screens, and a few milliseconds to draw. */
 const PAGE_MESSAGES = 100;
 
@@ -431,9 +434,20 @@ export class ChatManager {
   }
 
   #connected(connection: Connection): void {
+    const before = this.#connection.phase;
     this.#connection = connection;
     this.#changed();
     this.#handlers.onConnectionChange?.(connection.phase, connection);
+    if (connection.phase === "connected" && before === "reconnecting") void this.#resendUnheard();
+  }
+
+  /** Sends what failed for want of a connection, one after the other, as it was written. */
+  async #resendUnheard(): Promise<void> {
+    const outbox = this.#outbox;
+    for (const { clientMessageId, error } of outbox.entries) {
+      if (outbox !== this.#outbox || error === null || !UNHEARD.includes(error.code)) continue;
+      await this.resend(clientMessageId);
+    }
   }
 
   #changed(): void {

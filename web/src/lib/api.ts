@@ -71,6 +71,8 @@ export type Rating = NonNullable<FeedbackBody["rating"]>;
 /** What `GET /api/models` tells, as far as a choice needs it. */
 export interface ModelCatalogue {
   readonly ids: readonly string[];
+  /** Those that cannot answer, since the server has no key for them. */
+  readonly withoutKey: readonly string[];
   /** The model of sessions that name none. */
   readonly defaultId: string | null;
   /** Code points that a message may have; null where the server does not tell. */
@@ -83,7 +85,7 @@ export interface SendOptions {
   readonly on_busy?: "queue" | "reject" | "interrupt" | undefined;
 }
 
-export const NO_MODELS: ModelCatalogue = { ids: [], defaultId: null, maxMessageChars: null };
+export const NO_MODELS: ModelCatalogue = { ids: [], withoutKey: [], defaultId: null, maxMessageChars: null };
 
 export class Api {
   readonly #base: string;
@@ -325,8 +327,12 @@ function retryAfter(value: string | null, date: string | null): number | null {
 function readModels(answer: unknown): ModelCatalogue {
   const { models, default_model, max_message_chars } = answer as Record<string, unknown>;
   if (!Array.isArray(models)) return NO_MODELS;
+  const known = (models as ({ id?: unknown; missing_api_key?: unknown } | null)[]).flatMap((m) =>
+    typeof m?.id === "string" ? [{ id: m.id, keyless: m.missing_api_key === true }] : [],
+  );
   return {
-    ids: models.flatMap((m: { id?: unknown } | null) => (typeof m?.id === "string" ? [m.id] : [])),
+    ids: known.map((m) => m.id),
+    withoutKey: known.filter((m) => m.keyless).map((m) => m.id),
     defaultId: typeof default_model === "string" ? default_model : null,
     maxMessageChars: typeof max_message_chars === "number" ? max_message_chars : null,
   };

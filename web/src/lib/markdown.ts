@@ -45,6 +45,13 @@ const marked = new Marked({
     checkbox({ checked }) {
       return checked ? "☑ " : "☐ ";
     },
+    listitem({ task, tokens }) {
+      return `<li${task ? ' class="task"' : ""}>${this.parser.parse(tokens)}</li>\n`;
+    },
+    code({ text }) {
+      // In a list or a quotation; what stands by itself is a block of its own kind. nestedCode.ts makes it a button.
+      return `<div class="code"><pre><code>${escapeHtml(text)}</code></pre><span class="copy"></span></div>\n`;
+    },
     table(token) {
       const cell = (c: Tokens.TableCell): string => {
         const tag = c.header ? "th" : "td";

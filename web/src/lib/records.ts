@@ -34,9 +34,17 @@ export const UNNAMED = "New Chat";
 /** What stands at the beginning of a line of Markdown and is no word: of headings, quotes, lists, code and emphasis. */
 const MARKS = /^[#>*+\-`_~|\s]+/;
 
+/** As long as the previews in the list are, about. */
+const OPENING_CHARS = 120;
+
 /** What a list calls a session; null where there is nothing to call it by. */
 export function nameOf(entry: SessionEntry): string | null {
-  return titleOf(entry.title) ?? (entry.preview?.replace(MARKS, "") || null);
+  return titleOf(entry.title) ?? openingOf(entry.preview ?? "");
+}
+
+/** The first line of a text, in place of a title; null where there is none. */
+export function openingOf(text: string): string | null {
+  return text.replace(MARKS, "").split("\n", 1)[0]!.trim().slice(0, OPENING_CHARS) || null;
 }
 
 /** A session's title, or null where neither a person nor the model has given it one. */

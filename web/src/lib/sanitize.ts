@@ -11,8 +11,8 @@ const TAGS = [
   ..."table thead tbody tr th td a img span div".split(" "),
 ];
 const ATTRIBUTES = ["href", "title", "src", "alt", "class", "align", "start"];
-/** The classes this page's own renderers give: code languages, highlight.js tokens, headings, the table's scroller, formulas. */
-const CLASS = /^(?:language-[\w+#.-]{1,32}|hljs-[\w-]{1,32}|[\w-]{1,24}_|depth-[1-6]|scroll|image|math|display)$/;
+/** The classes this page's own renderers give: code languages, highlight.js tokens, headings, the table's scroller, tasks, code in lists, formulas. */
+const CLASS = /^(?:language-[\w+#.-]{1,32}|hljs-[\w-]{1,32}|[\w-]{1,24}_|depth-[1-6]|scroll|task|code|copy|image|math|display)$/;
 const LINK = /^(?:https?:\/\/|mailto:)/i;
 const DATA_IMAGE = /^data:image\/(?:png|gif|jpeg|webp);base64,/i;
 

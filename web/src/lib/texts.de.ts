@@ -17,6 +17,7 @@ export const de: Texts = {
   copySession: "Kennung der Sitzung kopieren",
   model: "Modell",
   defaultModel: "Standardmodell",
+  withoutKey: (model) => `${model} (ohne Schlüssel)`,
 
   emptyTitle: "Fragen Sie etwas",
   emptyText:
@@ -41,7 +42,7 @@ export const de: Texts = {
   tooLong: (over) => `${count(over)} Zeichen zu viel`,
   left: (left) => `noch ${count(left)} Zeichen`,
 
-  composerHintBusy: "Enter sendet nach dieser Antwort, Strg+Enter hält sie an und sendet sofort",
+  composerHintBusy: "Enter reiht ein, Strg+Enter sendet sofort",
   queueShort: "Anstellen",
   sendNow: "Jetzt senden",
   sendNowHint: "Hält die Antwort an und sendet dies (Strg+Enter)",
@@ -82,6 +83,7 @@ export const de: Texts = {
   writing: "Schreibt …",
   stopped: "Angehalten",
   failed: "Die Antwort ist gescheitert",
+  emptyAnswer: "Die Antwort hat keinen Text",
   reasoning: "Überlegung",
   copy: "Kopieren",
   copied: "Kopiert",
@@ -109,7 +111,8 @@ export const de: Texts = {
   versionAfter: "Nächste Fassung",
   good: "Gute Antwort",
   bad: "Schlechte Antwort",
-  feedbackComment: "Was war es? (freiwillig)",
+  feedbackGood: "Was war gut? (freiwillig)",
+  feedbackBad: "Was war falsch? (freiwillig)",
   reasoningNow: "Denkt nach…",
   reasonedFor: (seconds: number) =>
     `${(seconds < 10 ? Math.round(seconds * 10) / 10 : Math.round(seconds)).toLocaleString("de")} s nachgedacht`,
@@ -139,7 +142,7 @@ export const de: Texts = {
     degraded: "Teilweise verbunden",
     reconnecting: "Verbindet erneut …",
     reconnectingIn: (seconds) => `Verbindet erneut in ${seconds} s`,
-    offline: "Offline",
+    offline: "Nicht verbunden",
   },
   retryNow: "Jetzt versuchen",
   statusGenerating: "Antwort wird geschrieben …",
@@ -200,7 +203,7 @@ export const de: Texts = {
     archive: "Archivieren",
     unarchive: "Aus dem Archiv holen",
     delete: "Löschen",
-    deleted: (title) => `„${title}“ wurde gelöscht`,
+    deleted: (title) => `Gelöscht: „${title}“`,
     undo: "Rückgängig",
     exportMarkdown: "Als Markdown exportieren",
     exportJson: "Als JSON exportieren",

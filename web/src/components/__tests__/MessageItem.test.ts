@@ -101,6 +101,28 @@ describe("MessageItem", () => {
     expect(done).toEqual([["disallow", "write"]]);
   });
 
+  it("tells why a tool call failed without being unfolded, and nothing beside one that did not", () => {
+    const call = { id: "c", server: "files", name: "write", arguments: {}, offset: 0 };
+    const denied = { content: "The call of write was denied by the user.", is_error: true };
+    const item = render(message({ id: "a", tool_calls: [{ ...call, result: denied }] }));
+    expect(item.querySelector("[data-testid=tool-reason]")?.textContent).toBe(denied.content);
+    expect(item.querySelector<HTMLDetailsElement>("[data-testid=tool] details")?.open).toBe(false);
+    void unmount(component);
+    const done = { content: "written", is_error: false };
+    const later = render(message({ id: "a", tool_calls: [{ ...call, result: done }] }));
+    expect(later.querySelector("[data-testid=tool-reason]")).toBeNull();
+  });
+
+  it("says that an answer without a word is there, but not before it has ended, or where a tool was called", () => {
+    const empty = "[data-testid=empty-answer]";
+    expect(render(message({ id: "a", content: " \n" })).querySelector(empty)).not.toBeNull();
+    void unmount(component);
+    expect(render(message({ id: "a", status: "streaming" })).querySelector(empty)).toBeNull();
+    void unmount(component);
+    const call = { id: "c", server: "s", name: "n", arguments: {}, offset: 0, result: { content: "", is_error: false } };
+    expect(render(message({ id: "a", tool_calls: [call] })).querySelector(empty)).toBeNull();
+  });
+
   it("shows which version it is and leads to the others", () => {
     const item = render(message({ id: "b", siblings: ["a", "b", "c"] }));
     expect(item.querySelector("[data-testid=versions]")?.textContent).toContain("2/3");

@@ -122,6 +122,39 @@ describe("a message on its way", () => {
     expect(statuses()).toEqual(["accepted"]);
   });
 
+  it("goes out by itself, with those behind it in their order, once the connection is back", async () => {
+    const source = connect();
+    source.fail();
+    answers = ["network", "network", "network"];
+    const first = manager.sendMessage("first");
+    await vi.advanceTimersByTimeAsync(2500);
+    await first;
+    answers = [OVERLOADED];
+    await manager.sendMessage("second");
+    expect(statuses()).toEqual(["failed", "failed"]);
+    calls.length = 0;
+    FakeEventSource.newest.open();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(calls.filter((c) => c.path === "/api/chat").map((c) => c.body["message"])).toEqual(["first", "second"]);
+    expect(statuses()).toEqual(["accepted", "accepted"]);
+  });
+
+  it("waits for a person where the server has refused it, or another page could not send it", async () => {
+    const refused: Answer = { status: 429, body: { code: "messages_limited", title: "Too many messages" } };
+    const unsent = { load: () => [{ clientMessageId: "c-old", text: "of yesterday", options: {} }], keep: () => {} };
+    manager = new ChatManager({ sessionId: SESSION, unsent });
+    const source = connect();
+    answers = [refused];
+    await manager.sendMessage("too much");
+    source.fail();
+    await vi.advanceTimersByTimeAsync(30_000);
+    calls.length = 0;
+    FakeEventSource.newest.open();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(calls.filter((c) => c.path === "/api/chat")).toEqual([]);
+    expect(statuses()).toEqual(["failed", "failed"]);
+  });
+
   it("is not doubled when it arrived although its answer was lost", async () => {
     const source = connect();
     answers = [OVERLOADED];

@@ -108,8 +108,14 @@ describe("Api", () => {
   it("offers no models where the server has no such endpoint", async () => {
     json(404, { code: "not_found", title: "Not found" });
     expect(await api.models()).toEqual(NO_MODELS);
-    json(200, { models: [{ id: "tiny", kind: "openai" }, { id: "docs" }, { nonsense: true }], default_model: "tiny" });
-    expect(await api.models()).toEqual({ ids: ["tiny", "docs"], defaultId: "tiny", maxMessageChars: null });
+    const tiny = { id: "tiny", kind: "openai", missing_api_key: true };
+    json(200, { models: [tiny, { id: "docs", missing_api_key: false }, { nonsense: true }, null], default_model: "tiny" });
+    expect(await api.models()).toEqual({
+      ids: ["tiny", "docs"],
+      withoutKey: ["tiny"],
+      defaultId: "tiny",
+      maxMessageChars: null,
+    });
   });
 
   it("withdraws a queued turn by its id", async () => {
