@@ -237,7 +237,7 @@ async def test_the_look_and_the_language_change_at_once_and_last(
     await connected(page)
     assert await ground() == dark
     await expect(page.get_by_test_id("new-chat").first).to_contain_text("Neues Gespräch")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Neues Gespräch")
+    await expect(page.get_by_test_id("copy").first).to_contain_text("Kopieren")
 
 
 async def test_text_runs_in_its_own_direction(chromium: Browser, server: ServerProcess) -> None:
@@ -385,3 +385,15 @@ async def test_forced_colours_leave_to_be_seen_where_one_is(chromium: Browser, s
         ground = await place.evaluate("(e) => getComputedStyle(e).backgroundColor")
         assert colour.startswith("rgb("), (name, colour)
         assert colour != ground, name
+
+
+async def test_an_agent_that_quotes_documentation_says_so_before_it_is_asked(chromium: Browser, tmp_path: Path) -> None:
+    """Where it is the one that would answer, and not where a language model is."""
+    async with ServerProcess(tmp_path / "data", settings={"no_docs": None}) as server:
+        page = await open_session(await chromium.new_context(), server, "quoting")
+        told = page.get_by_test_id("quoting")
+        await expect(page.get_by_text("Ask something")).to_be_visible()
+        await page.get_by_test_id("model").select_option("docs")
+        await expect(told).to_contain_text("not a language model")
+        await page.get_by_test_id("model").select_option("scripted")
+        await expect(told).to_have_count(0)

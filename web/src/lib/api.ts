@@ -73,6 +73,8 @@ export interface ModelCatalogue {
   readonly ids: readonly string[];
   /** Those that cannot answer, since the server has no key for them. */
   readonly withoutKey: readonly string[];
+  /** Those that quote documentation, and are no language models. */
+  readonly quoting: readonly string[];
   /** The model of sessions that name none. */
   readonly defaultId: string | null;
   /** Code points that a message may have; null where the server does not tell. */
@@ -85,7 +87,7 @@ export interface SendOptions {
   readonly on_busy?: "queue" | "reject" | "interrupt" | undefined;
 }
 
-export const NO_MODELS: ModelCatalogue = { ids: [], withoutKey: [], defaultId: null, maxMessageChars: null };
+export const NO_MODELS: ModelCatalogue = { ids: [], withoutKey: [], quoting: [], defaultId: null, maxMessageChars: null };
 
 export class Api {
   readonly #base: string;
@@ -324,15 +326,24 @@ function retryAfter(value: string | null, date: string | null): number | null {
   return Number.isFinite(ms) ? Math.max(0, ms) : null;
 }
 
+interface ToldModel {
+  readonly id: string;
+  readonly kind?: unknown;
+  readonly missing_api_key?: unknown;
+}
+
+function isModel(value: unknown): value is ToldModel {
+  return typeof value === "object" && value !== null && "id" in value && typeof value.id === "string";
+}
+
 function readModels(answer: unknown): ModelCatalogue {
   const { models, default_model, max_message_chars } = answer as Record<string, unknown>;
   if (!Array.isArray(models)) return NO_MODELS;
-  const known = (models as ({ id?: unknown; missing_api_key?: unknown } | null)[]).flatMap((m) =>
-    typeof m?.id === "string" ? [{ id: m.id, keyless: m.missing_api_key === true }] : [],
-  );
+  const known = (models as readonly unknown[]).filter(isModel);
   return {
     ids: known.map((m) => m.id),
-    withoutKey: known.filter((m) => m.keyless).map((m) => m.id),
+    withoutKey: known.filter((m) => m.missing_api_key === true).map((m) => m.id),
+    quoting: known.filter((m) => m.kind === "docs").map((m) => m.id),
     defaultId: typeof default_model === "string" ? default_model : null,
     maxMessageChars: typeof max_message_chars === "number" ? max_message_chars : null,
   };

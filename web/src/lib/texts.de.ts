@@ -1,5 +1,6 @@
 // German. Loaded where the browser or the setting asks for it.
 
+import { keys } from "./keys.ts";
 import type { Texts } from "./texts.ts";
 
 const count = (n: number): string => n.toLocaleString("de");
@@ -9,7 +10,7 @@ export const de: Texts = {
 
   appName: "chatserver",
   newChat: "Neues Gespräch",
-  newChatHint: "Strg+Umschalt+O",
+  newChatHint: keys("Strg+Umschalt+O"),
   untitled: "Neues Gespräch",
   skipToComposer: "Zum Eingabefeld springen",
   conversation: "Gespräch",
@@ -20,6 +21,7 @@ export const de: Texts = {
   withoutKey: (model) => `${model} (ohne Schlüssel)`,
 
   emptyTitle: "Fragen Sie etwas",
+  emptyQuoting: "Dieser Agent zitiert Dokumentation; er ist kein Sprachmodell. Fragen Sie, wie etwas geht.",
   emptyText:
     "Antworten erscheinen hier, während sie geschrieben werden. Dieser Tab hat seine eigene Sitzung; seine Adresse führt Sie zu ihr zurück.",
   loading: "Die Sitzung wird geöffnet …",
@@ -42,10 +44,10 @@ export const de: Texts = {
   tooLong: (over) => `${count(over)} Zeichen zu viel`,
   left: (left) => `noch ${count(left)} Zeichen`,
 
-  composerHintBusy: "Enter reiht ein, Strg+Enter sendet sofort",
+  composerHintBusy: `Enter reiht ein, ${keys("Strg+Enter")} sendet sofort`,
   queueShort: "Anstellen",
   sendNow: "Jetzt senden",
-  sendNowHint: "Hält die Antwort an und sendet dies (Strg+Enter)",
+  sendNowHint: `Hält die Antwort an und sendet dies (${keys("Strg+Enter")})`,
   palette: "Befehle und Werkzeuge",
   paletteAway: "Die Befehle konnten nicht geladen werden. Ein neuer Schrägstrich versucht es noch einmal.",
   closePanel: "Schließen",
@@ -177,7 +179,7 @@ export const de: Texts = {
     open: "Sitzungen zeigen",
     close: "Sitzungen verbergen",
     search: "Sitzungen suchen",
-    searchHint: "Strg+K",
+    searchHint: keys("Strg+K"),
     clearSearch: "Suche leeren",
     allProjects: "Alle Projekte",
     project: "Projekt",

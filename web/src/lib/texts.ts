@@ -4,6 +4,8 @@
 // Sentences that come from the server (problem titles and details) are shown as they come, except where `reasons` has a
 // better one for their code.
 
+import { keys } from "./keys.ts";
+
 const count = (n: number): string => n.toLocaleString("en");
 
 export const en = {
@@ -11,7 +13,7 @@ export const en = {
 
   appName: "chatserver",
   newChat: "New chat",
-  newChatHint: "Ctrl+Shift+O",
+  newChatHint: keys("Ctrl+Shift+O"),
   untitled: "New chat",
   skipToComposer: "Skip to the message field",
   conversation: "Conversation",
@@ -22,6 +24,7 @@ export const en = {
   withoutKey: (model: string) => `${model} (no key)`,
 
   emptyTitle: "Ask something",
+  emptyQuoting: "This agent quotes documentation; it is not a language model. Ask how something is done.",
   emptyText: "Answers appear here as they are written. This tab has a session of its own; its address brings you back to it.",
   loading: "Opening the session…",
   partMissing: "A part of the page could not be loaded",
@@ -43,10 +46,10 @@ export const en = {
   tooLong: (over: number) => `${count(over)} characters too many`,
   left: (left: number) => `${count(left)} characters left`,
 
-  composerHintBusy: "Enter queues it, Ctrl+Enter sends it now",
+  composerHintBusy: `Enter queues it, ${keys("Ctrl+Enter")} sends it now`,
   queueShort: "Queue",
   sendNow: "Send now",
-  sendNowHint: "Stops the answer and sends this (Ctrl+Enter)",
+  sendNowHint: `Stops the answer and sends this (${keys("Ctrl+Enter")})`,
   palette: "Commands and tools",
   paletteAway: "The commands could not be loaded. Type the slash again to try again.",
   closePanel: "Close",
@@ -177,7 +180,7 @@ export const en = {
     open: "Show the sessions",
     close: "Hide the sessions",
     search: "Search sessions",
-    searchHint: "Ctrl+K",
+    searchHint: keys("Ctrl+K"),
     clearSearch: "Clear the search",
     allProjects: "All projects",
     project: "Project",

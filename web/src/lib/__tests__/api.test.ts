@@ -109,10 +109,11 @@ describe("Api", () => {
     json(404, { code: "not_found", title: "Not found" });
     expect(await api.models()).toEqual(NO_MODELS);
     const tiny = { id: "tiny", kind: "openai", missing_api_key: true };
-    json(200, { models: [tiny, { id: "docs", missing_api_key: false }, { nonsense: true }, null], default_model: "tiny" });
+    json(200, { models: [tiny, { id: "docs", kind: "docs", missing_api_key: false }, { nonsense: true }, null], default_model: "tiny" });
     expect(await api.models()).toEqual({
       ids: ["tiny", "docs"],
       withoutKey: ["tiny"],
+      quoting: ["docs"],
       defaultId: "tiny",
       maxMessageChars: null,
     });
