@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 # By the beginning of pydantic's name for the problem; `{…}` is from the problem's own context.
-_MUST_BE = {
+MUST_BE = {
     "bool": "must be true or false",
     "int": "must be a whole number",
     "float": "must be a number",
@@ -100,7 +100,7 @@ def _words(problem: ErrorDetails, known: Mapping[str, Iterable[str]]) -> str:
         return 'must be a list, such as ["one", "two"]'
     if words := _MUST_BE_UNQUOTED.get(kind):
         return words
-    for beginning, words in _MUST_BE.items():
+    for beginning, words in MUST_BE.items():
         if kind.startswith(beginning):
             return words.format_map(context) + _shown(problem["input"])
     return problem["msg"]

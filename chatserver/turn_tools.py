@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import orjson
 
 from chatserver import events as ev
-from chatserver.agents.base import ToolServers, ToolSpec
+from chatserver.agents.base import ToolServers, ToolSpec, unknown_tool
 from chatserver.agents.json_border import clean_text
 from chatserver.clock import Clock, rfc3339
 from chatserver.config import Settings
@@ -115,10 +115,11 @@ class TurnTools:
             return ToolResult(error.detail, is_error=True)
 
     async def _spec(self, call: ToolCall) -> ToolSpec:
-        for spec in await self._servers.list_tools(self._run.key, call.server):
+        specs = await self._servers.list_tools(self._run.key, call.server)
+        for spec in specs:
             if spec.name == call.name:
                 return spec
-        raise ToolError(f"server {call.server!r} has no tool {call.name!r}", code="unknown_tool")
+        raise unknown_tool(call.server, call.name, (spec.name for spec in specs))
 
     @staticmethod
     def _needs_approval(spec: ToolSpec) -> bool:

@@ -10,10 +10,11 @@ it holds (the upstream's connection first) on the way; one that does not is aban
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from chatserver.errors import ToolError
 from chatserver.message import Message, ToolResult, Usage
 from chatserver.principal import Principal
 
@@ -126,6 +127,10 @@ class Agent(Protocol):
         """Free what the agent holds for all turns; idempotent."""
 
 
+# Names in an error: enough to find a slip, few enough to read. A tool's name is its server's word, of any length.
+_NAMED = 20
+_NAME_CHARS = 100
+
 ProgressHandler = Callable[[float, float | None, str | None], None]
 
 
@@ -138,6 +143,22 @@ class ServerStatus:
     transport: Literal["stdio", "http", "builtin"]
     state: Literal["idle", "connecting", "connected", "failed"]
     error: str | None = None
+
+
+def unknown_server(server: str, known: Iterable[str]) -> ToolError:
+    """The error of a call to a server that there is not; it tells which there are."""
+    return ToolError(f"there is no tool server {server!r}; known: {_some(known)}", code="unknown_server")
+
+
+def unknown_tool(server: str, name: str, known: Iterable[str]) -> ToolError:
+    """The error of a call to a tool that its server has not; it tells which it has."""
+    return ToolError(f"server {server!r} has no tool {name!r}; known: {_some(known)}", code="unknown_tool")
+
+
+def _some(names: Iterable[str]) -> str:
+    every = sorted(names)
+    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return (", ".join(name[:_NAME_CHARS] for name in every[:_NAMED]) or "none") + more
 
 
 class ToolServers(Protocol):

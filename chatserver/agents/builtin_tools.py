@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from chatserver.agents.base import ProgressHandler, ServerStatus, ToolServers, ToolSpec
+from chatserver.agents.base import ProgressHandler, ServerStatus, ToolServers, ToolSpec, unknown_server, unknown_tool
 from chatserver.agents.tool_output import cut
 from chatserver.errors import ToolError
 from chatserver.message import ToolResult
@@ -47,11 +47,9 @@ class BuiltinTools:
 
     async def list_tools(self, key: Key, server: str | None = None) -> Sequence[ToolSpec]:
         own = [spec for spec, _ in self._tools.values() if server in (None, spec.server)]
-        if server in self._names or self._servers is None:
-            if server is not None and server not in self._names:
-                raise self._unknown(server)
-            return own
-        return [*own, *await self._servers.list_tools(key, server)]
+        if server is None:
+            return [*own, *(await self._servers.list_tools(key) if self._servers is not None else ())]
+        return own if server in self._names else await (await self._of(key, server)).list_tools(key, server)
 
     async def call_tool(
         self,
@@ -62,10 +60,10 @@ class BuiltinTools:
         on_progress: ProgressHandler | None = None,
     ) -> ToolResult:
         if server not in self._names:
-            return await self._of(server).call_tool(key, server, name, arguments, on_progress)
+            return await (await self._of(key, server)).call_tool(key, server, name, arguments, on_progress)
         found = self._tools.get((server, name))
         if found is None:
-            raise ToolError(f"server {server!r} has no tool {name!r}", code="unknown_tool")
+            raise unknown_tool(server, name, (tool for owner, tool in self._tools if owner == server))
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 text = await found[1](arguments)
@@ -74,23 +72,23 @@ class BuiltinTools:
         return ToolResult(cut(text, self._output_chars), is_error=False)
 
     async def list_resources(self, key: Key, server: str) -> Sequence[Mapping[str, Any]]:
-        return [] if server in self._names else await self._of(server).list_resources(key, server)
+        return [] if server in self._names else await (await self._of(key, server)).list_resources(key, server)
 
     async def read_resource(self, key: Key, server: str, uri: str) -> Mapping[str, Any]:
-        return await self._other(server, "resources").read_resource(key, server, uri)
+        return await (await self._other(key, server, "resources")).read_resource(key, server, uri)
 
     async def list_prompts(self, key: Key, server: str) -> Sequence[Mapping[str, Any]]:
-        return [] if server in self._names else await self._of(server).list_prompts(key, server)
+        return [] if server in self._names else await (await self._of(key, server)).list_prompts(key, server)
 
     async def get_prompt(self, key: Key, server: str, name: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:
-        return await self._other(server, "prompts").get_prompt(key, server, name, arguments)
+        return await (await self._other(key, server, "prompts")).get_prompt(key, server, name, arguments)
 
     async def connect(self, key: Key, server: str) -> None:
         if server not in self._names:
-            await self._of(server).connect(key, server)
+            await (await self._of(key, server)).connect(key, server)
 
     async def disconnect(self, key: Key, server: str) -> None:
-        await self._other(server, "a connection").disconnect(key, server)
+        await (await self._other(key, server, "a connection")).disconnect(key, server)
 
     async def close_session(self, key: Key) -> None:
         if self._servers is not None:
@@ -100,16 +98,14 @@ class BuiltinTools:
         if self._servers is not None:
             await self._servers.close()
 
-    def _of(self, server: str) -> ToolServers:
-        if self._servers is None:
-            raise self._unknown(server)
+    async def _of(self, key: Key, server: str) -> ToolServers:
+        """Whoever has `server`; asked here, since only here all the names are known."""
+        others = [status.name for status in await self._servers.servers(key)] if self._servers is not None else []
+        if self._servers is None or server not in others:
+            raise unknown_server(server, [*self._names, *others])
         return self._servers
 
-    def _other(self, server: str, what: str) -> ToolServers:
+    async def _other(self, key: Key, server: str, what: str) -> ToolServers:
         if server in self._names:
             raise ToolError(f"server {server!r} is built in and has not {what}", code="not_supported")
-        return self._of(server)
-
-    def _unknown(self, server: str) -> ToolError:
-        known = ", ".join(sorted(self._names)) or "none"
-        return ToolError(f"there is no tool server {server!r}; known: {known}", code="unknown_server")
+        return await self._of(key, server)

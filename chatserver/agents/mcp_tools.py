@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from chatserver.agents import json_border, mcp_operations
-from chatserver.agents.base import ProgressHandler, ServerStatus, ToolSpec
+from chatserver.agents.base import ProgressHandler, ServerStatus, ToolSpec, unknown_server, unknown_tool
 from chatserver.agents.mcp_connection import Operation
 from chatserver.agents.mcp_content import MAX_ENTRY_CHARS, as_mapping, tool_result, tool_specs
 from chatserver.agents.mcp_pool import ConnectingHandler, Key, Place, Pool, Server
@@ -88,8 +88,9 @@ class McpServers:
         patience = place.server.config.start_timeout_seconds
         if name not in await self._tools(place, key, patience):
             place.forget_tools()  # what was kept may be old
-            if name not in await self._tools(place, key, patience):
-                raise ToolError(f"server {server!r} has no tool {name!r}", code="unknown_tool")
+            known = await self._tools(place, key, patience)
+            if name not in known:
+                raise unknown_tool(server, name, known)
         call = partial(mcp_operations.call, name=name, arguments=cleaned, on_progress=on_progress)
         return tool_result(await self._run(place, key, call), self._settings.tool_output_chars)
 
@@ -131,8 +132,7 @@ class McpServers:
     def _server(self, name: str) -> Server:
         found = self._pool.servers.get(name)
         if found is None:
-            known = ", ".join(self._pool.servers) or "none"
-            raise ToolError(f"there is no tool server {name!r}; known: {known}", code="unknown_server")
+            raise unknown_server(name, self._pool.servers)
         return found
 
     def _place(self, key: Key, server: str) -> Place:

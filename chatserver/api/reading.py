@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from chatserver.agents import json_border
+from chatserver.api.field_words import words
 from chatserver.api.request_keys import CALLER
 from chatserver.api.services import services
 from chatserver.errors import (
@@ -84,7 +85,10 @@ def parse(model: type[M], value: Any, loc: tuple[str, ...] = ()) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise InvalidFields(
-            [FieldError((*loc, *e["loc"]), e["msg"]) for e in error.errors(include_input=False)[:MAX_FIELD_ERRORS]]
+            [
+                FieldError((*loc, *e["loc"]), words(e, model))
+                for e in error.errors(include_input=False)[:MAX_FIELD_ERRORS]
+            ]
         ) from None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatserver.agents import builtin_tools
-from chatserver.agents.base import ProgressHandler, ServerStatus, ToolSpec
+from chatserver.agents.base import ProgressHandler, ServerStatus, ToolSpec, unknown_tool
 from chatserver.agents.builtin_tools import BuiltinTools
 from chatserver.errors import ToolError
 from chatserver.message import ToolResult
@@ -121,6 +121,34 @@ async def test_the_others_get_what_is_theirs() -> None:
     assert others.calls == ["connect", "disconnect", "close_session", "close"]
 
 
+async def test_an_unknown_server_is_told_with_all_the_names_there_are() -> None:
+    """The built-in ones among them, whatever is asked of it."""
+    others = Others()
+    tools = BuiltinTools(others, [(SPEC, _search)], output_chars=100)
+
+    for ask in (
+        tools.call_tool(KEY, "nowhere", "now", {}),
+        tools.list_tools(KEY, "nowhere"),
+        tools.list_resources(KEY, "nowhere"),
+        tools.get_prompt(KEY, "nowhere", "p", {}),
+        tools.connect(KEY, "nowhere"),
+        tools.disconnect(KEY, "nowhere"),
+    ):
+        with pytest.raises(ToolError, match=r"no tool server 'nowhere'; known: docs, time$") as unknown:
+            await ask
+        assert unknown.value.narrow_code == "unknown_server"
+    assert others.calls == []
+
+
+def test_of_many_tools_an_error_names_a_few() -> None:
+    """A server may have hundreds, and give them names of any length."""
+    told = unknown_tool("s", "sing", [f"{n:03}" + "x" * 5000 for n in range(256)]).detail
+
+    assert "000xx" in told
+    assert told.endswith("and 236 more")
+    assert len(told) < 2500
+
+
 async def test_without_mcp_servers_the_built_in_ones_remain() -> None:
     """An unknown server lists what there is."""
     tools = BuiltinTools(None, [(SPEC, _search)], output_chars=100)
@@ -130,7 +158,7 @@ async def test_without_mcp_servers_the_built_in_ones_remain() -> None:
         with pytest.raises(ToolError, match="known: docs") as unknown:
             await ask
         assert unknown.value.narrow_code == "unknown_server"
-    with pytest.raises(ToolError) as missing:
+    with pytest.raises(ToolError, match="known: search") as missing:
         await tools.call_tool(KEY, "docs", "sing", {})
     assert missing.value.narrow_code == "unknown_tool"
     await tools.close_session(KEY)

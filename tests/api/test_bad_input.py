@@ -29,6 +29,53 @@ async def problem(api: Api, method: str, path: str, **kwargs: Any) -> tuple[int,
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "body", "detail"),
+    [
+        ("POST", "/api/chat", {}, "message: is required"),
+        ("POST", "/api/chat", {"message": 7}, "message: must be a string"),
+        ("POST", "/api/chat", {"message": "x", "on_busy": "no"}, "on_busy: must be 'queue', 'reject' or 'interrupt'"),
+        ("POST", "/api/chat", {"message": "x", "client_message_id": ""}, "client_message_id: must not be empty"),
+        ("POST", "/api/chat", {"message": "x", "model": "m" * 129}, "model: must have at most 128 characters"),
+        (
+            "POST",
+            "/api/chat",
+            {"message": "x", "project_id": "../x"},
+            "project_id: must be 1 to 128 of A-Z a-z 0-9 . _ : -",
+        ),
+        (
+            "POST",
+            "/api/interrupt",
+            {"session": "s"},
+            "session: there is no such field; known: session_id, turn_id, clear_queue",
+        ),
+        ("POST", "/api/interrupt", {"clear_queue": "yes"}, "clear_queue: must be true or false"),
+        ("POST", "/api/stream", {"stream": "s", "add": "s"}, "add: must be a list"),
+        ("POST", "/api/stream", {"stream": "s", "add": ["s"] * 1001}, "add: must have at most 1000 entries"),
+        ("POST", "/api/stream", {"stream": "s", "add": [1]}, "add.0: must be a string"),
+        ("POST", "/api/mcp-command", {"command": "connect", "args": []}, "args: must be a JSON object"),
+        ("POST", "/api/mcp-command", {"command": "connect", "args": {}}, "args.server: is required"),
+        (
+            "POST",
+            "/api/mcp-command",
+            {"command": "list_servers", "args": {"x": 1}},
+            "args.x: there is no such field; none is taken here",
+        ),
+        ("GET", "/api/messages?limit=0", None, "limit: must be at least 1"),
+        ("GET", "/api/messages?limit=1001", None, "limit: must be at most 1000"),
+        ("GET", "/api/messages?limit=many", None, "limit: must be a whole number"),
+    ],
+)
+async def test_a_wrong_field_is_told_in_plain_words(
+    api: Api, method: str, path: str, body: dict[str, Any] | None, detail: str
+) -> None:
+    """Of the API's own fields, and never of the library that checks them."""
+    async with api.http.request(method, api.url(path), json=body) as response:
+        told = await response.json(content_type=None)
+    assert (response.status, told["code"], told["detail"]) == (422, "invalid_fields", detail)
+    assert len(told["errors"]) == 1
+
+
+@pytest.mark.parametrize(
     ("raw", "expected"),
     [
         (b"{", (400, "invalid_json")),
