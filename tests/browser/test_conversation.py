@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 from tests.browser.page import answers, connected, fill, open_session, say, words
 from tests.browser.talker import script
@@ -261,6 +262,41 @@ async def test_a_tool_approved_for_the_session_is_asked_about_once(
     await say(page, call)
     await page.get_by_test_id("deny").click(timeout=20_000)
     await expect(page.get_by_test_id("tool").nth(2)).to_have_attribute("data-status", "failed")
+
+
+async def test_what_else_happens_meanwhile_does_not_approve_a_call_again(
+    context: BrowserContext, server: ServerProcess
+) -> None:
+    """Each event shows the waiting approval anew; the second decision would be refused, in the console's red."""
+    page = await open_session(context, server, "once")
+    call = script("", reason="Which time is it?", tool=["time", "get_current_time", {"timezone": "Asia/Tokyo"}])
+    await say(page, call)
+    await page.get_by_test_id("approve-always").click(timeout=20_000)
+    await expect(answers(page, "completed")).to_have_count(1, timeout=20_000)
+    decisions: list[str] = []
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        decisions.append(route.request.post_data or "")
+        asked.set()
+        await go_on.wait()
+        await route.continue_()
+
+    await page.route("**/api/mcp-command", hold)
+    await say(page, call)
+    async with asyncio.timeout(20):
+        await asked.wait()
+    await page.evaluate(
+        """() => fetch("/api/system", {
+            method: "POST",
+            headers: {"Content-Type": "application/json"},
+            body: JSON.stringify({session_id: "once", message: "said meanwhile"}),
+        })"""
+    )
+    await expect(page.get_by_text("said meanwhile")).to_be_visible()
+    go_on.set()
+    await expect(answers(page, "completed")).to_have_count(2, timeout=20_000)
+    assert len(decisions) == 1, decisions
 
 
 async def test_the_queue_the_stop_and_the_message_that_will_not_wait(
